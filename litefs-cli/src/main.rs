@@ -1,0 +1,3 @@
+//! The `litefs` command.
+
+fn main() {}

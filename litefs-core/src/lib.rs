@@ -1,0 +1,6 @@
+//! The engine of LiteFS.
+
+pub mod env;
+pub mod ltx;
+pub mod sqlite;
+pub mod types;
