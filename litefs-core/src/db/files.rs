@@ -1,0 +1,391 @@
+//! What frontends do to a database's files: open, read, write, truncate, sync, delete, close.
+//!
+//! Every change passes here, takes the capture lock where it matters, and goes: check the right to write
+//! → capture's step before → the file → capture's step after. What isn't here: what a write means (see
+//! [`super::capture`]). Reads take no lock at all.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::env::{File, OpenMode};
+use crate::error::{Error, IoContext};
+use crate::sqlite::{JournalHeader, is_hot_header};
+
+use super::Database;
+use super::capture::Capture;
+use super::names::FileKind;
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenHow {
+    /// It must exist.
+    Existing,
+    /// Create it if it doesn't exist.
+    Create,
+    /// It must not exist.
+    CreateNew,
+}
+
+/// An open file of a database, as one process sees it. Dropping it is the last close.
+#[derive(Debug)]
+pub struct OpenFile {
+    db: Arc<Database>,
+    kind: FileKind,
+    file: Arc<dyn File>,
+    /// Whether this handle wrote to the database file since its last capture.
+    wrote: AtomicBool,
+}
+
+impl Database {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// `NotFound` or `Exists` as `how` asks; `ReadOnly` if a database or journal would be created on a
+    /// node that may not write.
+    pub fn open_file(self: &Arc<Self>, kind: FileKind, how: OpenHow) -> Result<OpenFile, Error> {
+        let mut files = self.files.lock();
+        let file = match files.get(kind) {
+            Some(_) if how == OpenHow::CreateNew => return Err(Error::Exists { db: self.name.clone() }),
+            Some(file) => file,
+            None => {
+                let file = self.open_backing(kind, how)?;
+                files.set(kind, Arc::clone(&file));
+                file
+            }
+        };
+        Ok(OpenFile { db: Arc::clone(self), kind, file, wrote: AtomicBool::new(false) })
+    }
+
+    /// Size of a file in bytes; `None` if it doesn't exist.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn len(&self, kind: FileKind) -> Result<Option<u64>, Error> {
+        let path = self.paths.file(kind);
+        if let Some(file) = self.files.lock().get(kind) {
+            return file.len().map(Some).at("stat", path);
+        }
+        match self.env.metadata(&path) {
+            Ok(meta) => Ok(Some(meta.len)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).at("stat", path),
+        }
+    }
+
+    /// Cuts or extends a file by name.
+    ///
+    /// # Errors
+    /// As [`OpenFile::truncate`]; `NotFound` if it doesn't exist.
+    pub fn truncate(self: &Arc<Self>, kind: FileKind, len: u64) -> Result<(), Error> {
+        let file = self.open_file(kind, OpenHow::Existing)?;
+        file.truncate(len)
+    }
+
+    /// Removes a file's name. Removing a hot journal commits; removing the database drops it.
+    ///
+    /// # Errors
+    /// `NotFound`; `ReadOnly` where removing is a write; I/O errors, and then nothing was committed.
+    pub fn unlink(&self, kind: FileKind) -> Result<(), Error> {
+        let mut capture = self.capture.lock();
+        let c = &mut *capture;
+        match kind {
+            FileKind::Database => return self.drop_database(c),
+            FileKind::Journal if c.journal_hot => {
+                self.writable()?;
+                self.before_journal_end(c)?;
+            }
+            FileKind::Wal if c.wal.is_some() => {
+                let wal = self.file(FileKind::Wal)?;
+                self.before_wal_truncate(c, wal.as_ref(), 0)?;
+            }
+            FileKind::Journal | FileKind::Wal | FileKind::Shm | FileKind::Super(_) => {}
+        }
+        self.remove(kind)?;
+        if kind == FileKind::Journal {
+            self.after_journal_end(c)?;
+        }
+        Ok(())
+    }
+
+    /// Makes created and removed names durable.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn sync_dir(&self) -> Result<(), Error> {
+        if !self.names_changed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let synced = self.env.sync_dir(self.paths.dir());
+        if synced.is_err() {
+            self.names_changed.store(true, Ordering::Release);
+        }
+        synced.at("sync", self.paths.dir())
+    }
+
+    /// The open backing file, opened if need be.
+    pub(super) fn file(&self, kind: FileKind) -> Result<Arc<dyn File>, Error> {
+        let mut files = self.files.lock();
+        if let Some(file) = files.get(kind) {
+            return Ok(file);
+        }
+        let file = self.open_backing(kind, OpenHow::Existing)?;
+        files.set(kind, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Removes the name, if it is there; open handles go on with the nameless file.
+    pub(super) fn remove(&self, kind: FileKind) -> Result<(), Error> {
+        let mut files = self.files.lock();
+        let path = self.paths.file(kind);
+        self.env.remove_file(&path).map_err(|e| self.open_error(e, "remove", kind))?;
+        files.clear(kind);
+        self.names_changed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn open_backing(&self, kind: FileKind, how: OpenHow) -> Result<Arc<dyn File>, Error> {
+        let path = self.paths.file(kind);
+        match self.env.open(&path, OpenMode::Existing) {
+            Ok(_) if how == OpenHow::CreateNew => Err(Error::Exists { db: self.name.clone() }),
+            Ok(file) => Ok(file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && how != OpenHow::Existing => {
+                if matches!(kind, FileKind::Database | FileKind::Journal) {
+                    self.writable()?;
+                }
+                let file = self.env.open(&path, OpenMode::CreateNew);
+                let file = file.map_err(|e| self.open_error(e, "create", kind))?;
+                self.names_changed.store(true, Ordering::Release);
+                Ok(file)
+            }
+            Err(e) => Err(self.open_error(e, "open", kind)),
+        }
+    }
+
+    fn open_error(&self, source: io::Error, op: &'static str, kind: FileKind) -> Error {
+        match source.kind() {
+            io::ErrorKind::NotFound => Error::NotFound { db: self.name.clone() },
+            _ => Error::Io { op, path: self.paths.file(kind), source },
+        }
+    }
+}
+
+impl OpenFile {
+    /// Which file it is.
+    pub fn kind(&self) -> FileKind {
+        self.kind
+    }
+
+    /// Whose file it is.
+    pub fn database(&self) -> &Arc<Database> {
+        &self.db
+    }
+
+    /// Size in bytes.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn len(&self) -> Result<u64, Error> {
+        self.file.len().at("stat", self.db.paths.file(self.kind))
+    }
+
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn is_empty(&self) -> Result<bool, Error> {
+        self.len().map(|n| n == 0)
+    }
+
+    /// The descriptor beneath, for passthrough of the shared memory file.
+    pub fn backing_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_fd()
+    }
+
+    /// Whether the file still has its name.
+    pub fn is_current(&self) -> bool {
+        self.db.files.lock().get(self.kind).is_some_and(|f| Arc::ptr_eq(&f, &self.file))
+    }
+
+    /// Reads until the buffer is full or the file ends; returns the number of bytes read.
+    ///
+    /// # Errors
+    /// If the file system fails.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, Error> {
+        self.file.read_at(buf, offset).at("read", self.db.paths.file(self.kind))
+    }
+
+    /// Writes all of `data`. A write that completes a commit captures the transaction first.
+    ///
+    /// # Errors
+    /// `ReadOnly` if this node may not write; I/O errors of the file or the log: the transaction that
+    /// the write would have completed isn't committed then.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<(), Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        match self.kind {
+            FileKind::Shm | FileKind::Super(_) => self.put(data, offset),
+            FileKind::Database => self.write_page(data, offset),
+            FileKind::Journal => self.write_journal(data, offset),
+            FileKind::Wal => self.write_wal(data, offset),
+        }
+    }
+
+    /// Cuts or extends the file.
+    ///
+    /// # Errors
+    /// As [`OpenFile::write_at`].
+    pub fn truncate(&self, len: u64) -> Result<(), Error> {
+        let (db, path) = (&self.db, self.db.paths.file(self.kind));
+        let set_len = || self.file.set_len(len).at("truncate", path);
+        if matches!(self.kind, FileKind::Shm | FileKind::Super(_)) {
+            return set_len();
+        }
+        let mut capture = db.capture.lock();
+        if !self.is_current() {
+            return set_len();
+        }
+        let c = &mut *capture;
+        match self.kind {
+            FileKind::Database => {
+                if self.file.len().at("stat", db.paths.database())? == len {
+                    return Ok(());
+                }
+                db.writable()?;
+                db.before_truncate(c, len)?;
+                self.wrote.store(true, Ordering::Relaxed);
+                set_len()
+            }
+            FileKind::Journal if len < JournalHeader::MAGIC.len() as u64 && c.journal_hot => {
+                db.writable()?;
+                db.before_journal_end(c)?;
+                set_len()?;
+                db.after_journal_end(c)
+            }
+            FileKind::Wal => {
+                db.before_wal_truncate(c, self.file.as_ref(), len)?;
+                set_len()
+            }
+            FileKind::Journal | FileKind::Shm | FileKind::Super(_) => set_len(),
+        }
+    }
+
+    /// Makes the content durable, and with it what of it is in the log.
+    ///
+    /// # Errors
+    /// If the file system fails: nothing may be taken as durable then.
+    pub fn sync(&self) -> Result<(), Error> {
+        let db = &self.db;
+        match self.kind {
+            FileKind::Database if self.is_current() => {
+                let mut capture = db.capture.lock();
+                self.capture_written(&mut capture)?;
+                if capture.wal.is_some() {
+                    capture.app_syncs = true;
+                    drop(capture);
+                    return self.sync_file();
+                }
+                db.sync_with_log(|| self.sync_file())
+            }
+            FileKind::Wal => {
+                db.capture.lock().app_syncs = true;
+                self.sync_file()
+            }
+            _ => self.sync_file(),
+        }
+    }
+
+    /// A descriptor of this handle was closed: what was written without a journal is captured.
+    ///
+    /// # Errors
+    /// If the capture fails.
+    pub fn flush(&self) -> Result<(), Error> {
+        if self.kind != FileKind::Database || !self.wrote.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut capture = self.db.capture.lock();
+        if self.is_current() && !capture.journal_hot {
+            self.capture_written(&mut capture)?;
+            self.wrote.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn capture_written(&self, c: &mut Capture) -> Result<(), Error> {
+        if c.journal_hot {
+            self.db.stage(c)
+        } else if self.wrote.load(Ordering::Relaxed) {
+            self.db.commit_unjournaled(c)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn write_page(&self, data: &[u8], offset: u64) -> Result<(), Error> {
+        let mut capture = self.db.capture.lock();
+        if !self.is_current() {
+            return self.put(data, offset);
+        }
+        self.db.writable()?;
+        self.db.before_page_write(&mut capture, self.file.as_ref(), data, offset)?;
+        self.wrote.store(true, Ordering::Relaxed);
+        self.put(data, offset)?;
+        self.db.after_page_write(&mut capture, data, offset);
+        Ok(())
+    }
+
+    fn write_journal(&self, data: &[u8], offset: u64) -> Result<(), Error> {
+        let magic_len = JournalHeader::MAGIC.len() as u64;
+        if offset >= magic_len {
+            self.db.writable()?;
+            return self.put(data, offset);
+        }
+        let mut capture = self.db.capture.lock();
+        if !self.is_current() {
+            return self.put(data, offset);
+        }
+        self.db.writable()?;
+        let mut magic = JournalHeader::MAGIC;
+        let n = data.len().min(magic.len() - offset as usize);
+        magic[offset as usize..][..n].copy_from_slice(&data[..n]);
+        let c = &mut *capture;
+        if c.journal_hot && !is_hot_header(&magic) {
+            self.db.before_journal_end(c)?;
+            self.put(data, offset)?;
+            return self.db.after_journal_end(c);
+        }
+        self.put(data, offset)?;
+        self.db.look_at_journal(c, self.file.as_ref())
+    }
+
+    fn write_wal(&self, data: &[u8], offset: u64) -> Result<(), Error> {
+        let mut capture = self.db.capture.lock();
+        if !self.is_current() {
+            return self.put(data, offset);
+        }
+        self.db.writable()?;
+        let c = &mut *capture;
+        self.db.before_wal_write(c, self.file.as_ref(), data, offset)?;
+        self.put(data, offset)?;
+        self.db.after_wal_write(c, &self.file, offset + data.len() as u64)
+    }
+
+    fn put(&self, data: &[u8], offset: u64) -> Result<(), Error> {
+        self.file.write_at(data, offset).at("write", self.db.paths.file(self.kind))
+    }
+
+    fn sync_file(&self) -> Result<(), Error> {
+        self.file.sync().at("sync", self.db.paths.file(self.kind))
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Err(err) = self.flush() {
+            tracing::error!(db = %self.db.name, err = &err as &dyn std::error::Error,
+                "what was written without a journal couldn't be captured");
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! One database: its files, its capture state, its log.
+//!
+//! ```text
+//!  frontend ─► files ─► capture ─► plan ─► encode ─► log
+//!                 │                          ▲
+//!                 └─► SQLite's files         └── worker thread (WAL transactions)
+//! ```
+//!
+//! # Locks
+//! Taken by rising number. SQLite's own byte locks stay in the kernel and are above all of these: a
+//! thread that holds one of them may call in here, nothing in here ever waits for one.
+//!
+//! | # | lock | guards | blocks on disk? |
+//! |---|---|---|---|
+//! | 1 | `capture` | what SQLite has done since the last transaction, and every change of the files | yes |
+//! | 2 | `files` | the open backing files | only for open and remove |
+//! | 3 | `log` | the log, and taking jobs out of the queue | yes |
+//! | 4 | `queue` | jobs that wait for the log | no |
+//! | 5 | `published`, `health` | what others see | no |
+//!
+//! Reads of pages take none. Never touch the mount or await while holding one: a frontend's callback may
+//! be what we wait for.
+
+mod capture;
+mod clean;
+mod encode;
+mod files;
+mod names;
+mod pages;
+mod plan;
+mod recover;
+mod undo;
+mod verify;
+mod worker;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::authority::{Authority, WriteAuthority};
+use crate::env::{Env, File};
+use crate::error::{Error, IoContext};
+use crate::log::{LogError, LogOptions, RecordKind, Retention, TxLog};
+use crate::sqlite::DbHeader;
+use crate::store::DbPaths;
+use crate::types::{Checksum, DbName, PageCount, PageSize, Pos};
+
+use capture::Capture;
+use encode::{Job, LogWriter, Queue};
+use pages::PageFiles;
+use plan::{Logged, Plan, WalPages};
+
+pub use files::{OpenFile, OpenHow};
+pub use names::{FileKind, MountName, SuperSuffix};
+pub use verify::VerifyReport;
+pub(crate) use worker::Worker;
+
+/// When a commit is durable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When the app asked SQLite for it: `PRAGMA synchronous` decides.
+    #[default]
+    Normal,
+    /// At each commit, whatever the app asked for.
+    Always,
+}
+
+/// What all databases of a store share.
+#[derive(Debug)]
+pub(crate) struct DbOptions {
+    pub(crate) compress: bool,
+    pub(crate) durability: Durability,
+    pub(crate) strict_verify: bool,
+    pub(crate) node_id: u64,
+    pub(crate) log: LogOptions,
+}
+
+/// One database of a store.
+#[derive(Debug)]
+pub struct Database {
+    me: Weak<Database>,
+    name: DbName,
+    paths: DbPaths,
+    env: Arc<dyn Env>,
+    options: Arc<DbOptions>,
+    authority: Arc<Authority>,
+    worker: Worker,
+    capture: Mutex<Capture>,
+    files: Mutex<OpenFiles>,
+    log: Mutex<LogWriter>,
+    queue: Mutex<Queue>,
+    published: RwLock<Published>,
+    health: RwLock<Health>,
+    /// TXIDs that the log has, and has durably; 0 for none.
+    appended: AtomicU64,
+    synced: AtomicU64,
+    log_blocked: AtomicBool,
+    /// Whether names in the directory changed since it was last synced.
+    names_changed: AtomicBool,
+    /// Whether the mark of a clean shutdown is (or may be) there.
+    marked_clean: AtomicBool,
+}
+
+/// Whether a database takes writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Health {
+    /// All is well.
+    #[default]
+    Ok,
+    /// Going on would risk data: the database can be read, not written.
+    ReadOnly {
+        /// What happened, and what to do.
+        reason: String,
+    },
+}
+
+/// What others may see of a database without its locks.
+#[derive(Debug, Clone, Copy, Default)]
+struct Published {
+    logged: Logged,
+    committed_at: Option<SystemTime>,
+}
+
+/// The backing files that are open, each at most once.
+#[derive(Debug, Default)]
+struct OpenFiles(Vec<(FileKind, Arc<dyn File>)>);
+
+impl Database {
+    /// Opens a database's directory, which must exist, and recovers it from whatever ended its last use.
+    pub(crate) fn open(
+        name: DbName,
+        paths: DbPaths,
+        env: Arc<dyn Env>,
+        options: Arc<DbOptions>,
+        authority: Arc<Authority>,
+        worker: Worker,
+    ) -> Result<Arc<Database>, Error> {
+        let mark = clean::Mark::read(env.as_ref(), &paths)?;
+        let hint = mark.as_ref().map(|m| m.tail);
+        let log = TxLog::open(Arc::clone(&env), paths.dir(), options.log, hint)
+            .map_err(|source| Error::Log { db: name.clone(), source });
+        let (log, broken) = match log {
+            Ok(log) => (log, None),
+            Err(err) => (TxLog::empty(Arc::clone(&env), paths.dir(), options.log), Some(err)),
+        };
+        let db = Arc::new_cyclic(|me| Database {
+            me: Weak::clone(me),
+            marked_clean: AtomicBool::new(mark.is_some()),
+            name,
+            paths,
+            env,
+            options,
+            authority,
+            worker,
+            capture: Mutex::default(),
+            files: Mutex::default(),
+            log: Mutex::new(LogWriter::new(log)),
+            queue: Mutex::default(),
+            published: RwLock::default(),
+            health: RwLock::default(),
+            appended: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            log_blocked: AtomicBool::new(false),
+            names_changed: AtomicBool::new(false),
+        });
+        match broken {
+            Some(err) => db.fail(format!("{}", crate::error::chain(&err))),
+            None => db.recover(mark)?,
+        }
+        Ok(db)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &DbName {
+        &self.name
+    }
+
+    /// Its position: the last committed transaction.
+    pub fn pos(&self) -> Option<Pos> {
+        self.published.read().logged.pos
+    }
+
+    /// Pages after the last committed transaction; 0 if there was none or it was dropped.
+    pub fn page_count(&self) -> PageCount {
+        self.published.read().logged.count
+    }
+
+    /// When the last transaction was committed.
+    pub fn last_commit_time(&self) -> Option<SystemTime> {
+        self.published.read().committed_at
+    }
+
+    /// Whether it takes writes.
+    pub fn health(&self) -> Health {
+        self.health.read().clone()
+    }
+
+    /// Its directory in the data directory.
+    pub fn dir(&self) -> &Path {
+        self.paths.dir()
+    }
+
+    /// Deletes logged transactions by age and size.
+    ///
+    /// # Errors
+    /// If the file system fails; what could be deleted is.
+    pub fn enforce_retention(&self, retention: &Retention) -> Result<(), Error> {
+        let mut writer = self.log.lock();
+        let report = writer.log.retain(retention, self.env.now()).map_err(|e| self.log_error(e))?;
+        if report.removed_files > 0 {
+            tracing::debug!(db = %self.name, files = report.removed_files, bytes = report.removed_bytes, "retention");
+        }
+        Ok(())
+    }
+
+    /// Brings everything to disk and, if nothing is under way, marks the shutdown as clean.
+    pub(crate) fn close(&self) -> Result<(), Error> {
+        let c = self.capture.lock();
+        self.drain()?;
+        self.sync_log()?;
+        if self.health() == Health::Ok {
+            self.mark_clean(&c)?;
+        }
+        Ok(())
+    }
+
+    /// The right to change the database now. Any change makes the next start a start after a crash,
+    /// until the database is closed.
+    fn writable(&self) -> Result<WriteAuthority<'_>, Error> {
+        let authority =
+            self.authority.check().ok_or_else(|| Error::Replica { db: self.name.clone() })?;
+        if let Health::ReadOnly { reason } = &*self.health.read() {
+            return Err(Error::Failed { db: self.name.clone(), reason: reason.clone() });
+        }
+        if self.log_blocked.load(Ordering::Acquire) {
+            self.drain()?;
+        }
+        if self.marked_clean.load(Ordering::Acquire) {
+            self.unmark_clean()?;
+        }
+        Ok(authority)
+    }
+
+    /// Sets the database read-only for good.
+    fn fail(&self, reason: String) {
+        tracing::error!(db = %self.name, reason, "database is read-only now");
+        *self.health.write() = Health::ReadOnly { reason };
+    }
+
+    fn publish(&self, c: &Capture) {
+        *self.published.write() =
+            Published { logged: c.logged, committed_at: Some(self.env.now()) };
+    }
+
+    /// With `strict-verify`, reads every page after each commit.
+    fn strict_check(&self, c: &Capture) -> Result<(), Error> {
+        if !self.options.strict_verify {
+            return Ok(());
+        }
+        let checked = self.check_pages(c);
+        if let Err(err) = &checked {
+            self.fail(format!("strict verification: {err}"));
+        }
+        checked
+    }
+
+    fn check_pages(&self, c: &Capture) -> Result<(), Error> {
+        let (Some(pos), Some(page_size)) = (c.logged.pos, c.logged.page_size) else { return Ok(()) };
+        if c.logged.count.is_zero() {
+            return Ok(());
+        }
+        let none = WalPages::new();
+        let mut files = self.page_files(page_size)?;
+        let wal = match &c.wal {
+            Some(tail) => {
+                files.wal = Some(self.file(FileKind::Wal)?);
+                tail.pages()
+            }
+            None => &none,
+        };
+        let got = c.view(self, &files, wal, &none, c.logged.count).checksum()?;
+        if got == pos.post_apply {
+            return Ok(());
+        }
+        Err(Error::ChecksumMismatch { db: self.name.clone(), got, want: pos })
+    }
+
+    /// The database file's pages; a WAL is for the caller to add.
+    fn page_files(&self, page_size: PageSize) -> Result<PageFiles, Error> {
+        Ok(PageFiles { database: self.file(FileKind::Database)?, wal: None, page_size })
+    }
+
+    /// The header of the database file and the number of its pages; `None` if the file is empty.
+    fn read_header(&self, file: &dyn File) -> Result<Option<(DbHeader, PageCount)>, Error> {
+        let mut bytes = [0; DbHeader::LEN];
+        let n = file.read_at(&mut bytes, 0).at("read", self.paths.database())?;
+        if n == 0 {
+            return Ok(None);
+        }
+        let header = DbHeader::decode(&bytes[..n])
+            .map_err(|source| Error::Header { db: self.name.clone(), source })?;
+        let len = file.len().at("stat", self.paths.database())?;
+        Ok(Some((header, header.database_size(len))))
+    }
+
+    /// Runs an fsync of SQLite's file beside one of the log, if the log needs it.
+    fn sync_with_log(&self, sync_file: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        if self.appended.load(Ordering::Acquire) == self.synced.load(Ordering::Acquire) {
+            return sync_file();
+        }
+        std::thread::scope(|scope| {
+            let log = scope.spawn(|| self.sync_log());
+            let file = sync_file();
+            // A panic of the log's fsync is an error like any other.
+            let log = log.join().unwrap_or_else(|_| {
+                Err(std::io::Error::other("panicked")).at("sync", self.paths.dir())
+            });
+            file.and(log)
+        })
+    }
+
+    /// Removes the database: a transaction without pages, then the files.
+    fn drop_database(&self, c: &mut Capture) -> Result<(), Error> {
+        self.writable()?;
+        let exists = self.len(FileKind::Database)?.is_some();
+        if !exists {
+            return Err(Error::NotFound { db: self.name.clone() });
+        }
+        if c.staged.take().is_some() {
+            self.drop_last()?;
+        }
+        if let (Some(page_size), false) = (c.logged.page_size, c.logged.count.is_zero()) {
+            let txid = crate::types::Txid::after(c.logged.pos.map(|p| p.txid))
+                .ok_or_else(|| Error::TxidsExhausted { db: self.name.clone() })?;
+            let plan = Plan {
+                txid,
+                pre: c.logged.pos,
+                post: Checksum::EMPTY,
+                page_size,
+                commit: PageCount::ZERO,
+                pages: Vec::new(),
+                wal: None,
+            };
+            let logged = plan.logged();
+            let files = self.page_files(page_size)?;
+            let job = Job { plan, files, timestamp: self.env.now(), kind: RecordKind::Plain };
+            self.append_now(job)?;
+            self.sync_log()?;
+            c.logged = Logged { page_size: None, ..logged };
+        }
+        // The database file goes first: without it, recovery takes the others for remains.
+        self.remove(FileKind::Database)?;
+        self.remove_remains()?;
+        *c = Capture { logged: c.logged, ..Capture::default() };
+        self.publish(c);
+        self.sync_dir()
+    }
+
+    /// Removes what may be left of a database that has no database file.
+    fn remove_remains(&self) -> Result<(), Error> {
+        for kind in [FileKind::Journal, FileKind::Wal, FileKind::Shm] {
+            match self.remove(kind) {
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(err) => return Err(err),
+            }
+        }
+        match self.env.remove_file(&self.paths.undo()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).at("remove", self.paths.undo()),
+            _ => Ok(()),
+        }
+    }
+
+    fn log_error(&self, source: LogError) -> Error {
+        Error::Log { db: self.name.clone(), source }
+    }
+}
+
+impl OpenFiles {
+    fn get(&self, kind: FileKind) -> Option<Arc<dyn File>> {
+        self.0.iter().find(|(k, _)| *k == kind).map(|(_, file)| Arc::clone(file))
+    }
+
+    fn set(&mut self, kind: FileKind, file: Arc<dyn File>) {
+        self.clear(kind);
+        self.0.push((kind, file));
+    }
+
+    fn clear(&mut self, kind: FileKind) {
+        self.0.retain(|(k, _)| *k != kind);
+    }
+}

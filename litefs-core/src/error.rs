@@ -1,0 +1,213 @@
+//! What can go wrong in the engine, and into which of a few kinds it falls.
+//!
+//! Frontends branch on [`ErrorKind`] only, which is exhaustive on purpose: their tables of errno and
+//! HTTP status have no catch-all arm. The text of an [`Error`] names the database and the file.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::log::LogError;
+use crate::ltx;
+use crate::sqlite::DbHeaderError;
+use crate::types::{Checksum, DbName, Pos, Txid};
+
+/// An error of the engine.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("{op} {}", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The transaction log failed.
+    #[error("{db}: transaction log")]
+    Log {
+        /// The database.
+        db: DbName,
+        /// Why.
+        source: LogError,
+    },
+    /// A transaction couldn't be written as LTX.
+    #[error("{db}: encode transaction {txid}")]
+    Encode {
+        /// The database.
+        db: DbName,
+        /// The transaction.
+        txid: Txid,
+        /// Why.
+        source: ltx::EncodeError,
+    },
+    /// A logged transaction couldn't be read.
+    #[error("{db}: read transaction {txid} from the log")]
+    Decode {
+        /// The database.
+        db: DbName,
+        /// The transaction.
+        txid: Txid,
+        /// Why.
+        source: ltx::DecodeError,
+    },
+    /// The database file doesn't begin with a valid SQLite header.
+    #[error("{db}: not an SQLite database")]
+    Header {
+        /// The database.
+        db: DbName,
+        /// Why.
+        source: DbHeaderError,
+    },
+    /// No such file.
+    #[error("{db}: no such file")]
+    NotFound {
+        /// The database.
+        db: DbName,
+    },
+    /// The file exists already.
+    #[error("{db}: file exists")]
+    Exists {
+        /// The database.
+        db: DbName,
+    },
+    /// This node isn't the primary.
+    #[error("{db}: read only replica")]
+    Replica {
+        /// The database.
+        db: DbName,
+    },
+    /// The database was set read-only because going on would risk its data.
+    #[error("{db}: read-only: {reason}")]
+    Failed {
+        /// The database.
+        db: DbName,
+        /// What happened, and what to do.
+        reason: String,
+    },
+    /// The operation isn't allowed on this kind of file.
+    #[error("{db}: {what}")]
+    Invalid {
+        /// The database.
+        db: DbName,
+        /// What was tried.
+        what: &'static str,
+    },
+    /// The transaction counter has come to its end.
+    #[error("{db}: no transaction id left")]
+    TxidsExhausted {
+        /// The database.
+        db: DbName,
+    },
+    /// The pages of the database don't add up to the logged checksum.
+    #[error("{db}: database checksum {got} doesn't match position {want}")]
+    ChecksumMismatch {
+        /// The database.
+        db: DbName,
+        /// Computed from the pages.
+        got: Checksum,
+        /// From the log.
+        want: Pos,
+    },
+    /// Another process uses the data directory.
+    #[error("data directory {} is used by another process", path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+    },
+}
+
+/// What a frontend needs to know of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// There is no such file.
+    NotFound,
+    /// The file exists already.
+    Exists,
+    /// This node or this database takes no writes.
+    ReadOnly,
+    /// The disk is full.
+    NoSpace,
+    /// The quota is used up.
+    Quota,
+    /// The arguments make no sense for this file.
+    InvalidInput,
+    /// The operating system doesn't permit it.
+    NotPermitted,
+    /// It can't be done on this kind of file.
+    Unsupported,
+    /// Somebody else is using it.
+    Busy,
+    /// The file would become too large.
+    TooLarge,
+    /// Stored data isn't what it should be.
+    Corrupt,
+    /// Everything else that a disk can do to us.
+    Io,
+}
+
+impl Error {
+    /// Which kind of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::NotFound { .. } => ErrorKind::NotFound,
+            Error::Exists { .. } => ErrorKind::Exists,
+            Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
+            Error::Invalid { .. } => ErrorKind::InvalidInput,
+            Error::Locked { .. } => ErrorKind::Busy,
+            Error::Header { .. } | Error::ChecksumMismatch { .. } => ErrorKind::Corrupt,
+            Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
+            Error::Io { .. } | Error::Log { .. } | Error::Encode { .. } | Error::Decode { .. } => {
+                self.io().map_or(ErrorKind::Corrupt, io_kind)
+            }
+        }
+    }
+
+    /// The error number of the failed system call, if there was one.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        self.io().and_then(io::Error::raw_os_error)
+    }
+
+    /// The error of the operating system at the root of this one.
+    fn io(&self) -> Option<&io::Error> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(err) = cause {
+            if let Some(io) = err.downcast_ref::<io::Error>() {
+                return Some(io);
+            }
+            cause = err.source();
+        }
+        None
+    }
+}
+
+/// Attaches what was tried, and where, to an error of the operating system.
+pub(crate) trait IoContext<T> {
+    fn at(self, op: &'static str, path: impl Into<PathBuf>) -> Result<T, Error>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, op: &'static str, path: impl Into<PathBuf>) -> Result<T, Error> {
+        self.map_err(|source| Error::Io { op, path: path.into(), source })
+    }
+}
+
+fn io_kind(err: &io::Error) -> ErrorKind {
+    match err.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::AlreadyExists => ErrorKind::Exists,
+        io::ErrorKind::PermissionDenied => ErrorKind::NotPermitted,
+        io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        io::ErrorKind::QuotaExceeded => ErrorKind::Quota,
+        io::ErrorKind::FileTooLarge => ErrorKind::TooLarge,
+        io::ErrorKind::InvalidInput => ErrorKind::InvalidInput,
+        io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+        io::ErrorKind::ResourceBusy => ErrorKind::Busy,
+        _ => ErrorKind::Io,
+    }
+}

@@ -1,0 +1,97 @@
+//! Paths of the data directory.
+//!
+//! ```text
+//! <data>/lock                 held by the process that uses the directory
+//! <data>/clusterid
+//! <data>/dbs/<db>/database    the SQLite file                     <db>
+//!                 journal     its rollback journal                <db>-journal
+//!                 wal         its write-ahead log                 <db>-wal
+//!                 shm         its WAL index                       <db>-shm
+//!                 super-…     a super-journal                     <db>-mj…
+//!                 log/        transactions, as segments
+//!                 ltx/        transactions of an original data directory
+//!                 undo        pre-images of pages written without a journal
+//!                 clean       mark of a clean shutdown
+//! ```
+//!
+//! Same as the original but for the last four; its `ltx/` is read where it is.
+
+use std::path::{Path, PathBuf};
+
+use crate::db::FileKind;
+use crate::types::DbName;
+
+/// Paths of one data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct DataPaths(PathBuf);
+
+/// Paths of one database.
+#[derive(Debug, Clone)]
+pub(crate) struct DbPaths(PathBuf);
+
+impl DataPaths {
+    pub(crate) fn new(dir: &Path) -> DataPaths {
+        DataPaths(dir.into())
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    /// A file of the original, removed at start.
+    pub(crate) fn legacy_id(&self) -> PathBuf {
+        self.0.join("id")
+    }
+
+    pub(crate) fn databases(&self) -> PathBuf {
+        self.0.join("dbs")
+    }
+
+    pub(crate) fn database(&self, name: &DbName) -> DbPaths {
+        DbPaths(self.databases().join(name.as_str()))
+    }
+}
+
+impl DbPaths {
+    pub(crate) fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn file(&self, kind: FileKind) -> PathBuf {
+        match kind {
+            FileKind::Database => self.database(),
+            FileKind::Journal => self.journal(),
+            FileKind::Wal => self.wal(),
+            FileKind::Shm => self.shm(),
+            FileKind::Super(suffix) => self.0.join(format!("super-{}", suffix.as_str())),
+        }
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.0.join("database")
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.0.join("wal")
+    }
+
+    pub(crate) fn shm(&self) -> PathBuf {
+        self.0.join("shm")
+    }
+
+    pub(crate) fn undo(&self) -> PathBuf {
+        self.0.join("undo")
+    }
+
+    pub(crate) fn clean(&self) -> PathBuf {
+        self.0.join("clean")
+    }
+}
