@@ -56,10 +56,26 @@ pub trait Env: Debug + Send + Sync + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Takes an exclusive lock on a file, created if need be, until the guard is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another process holds it.
+    fn lock(&self, path: &Path) -> io::Result<LockGuard>;
     /// The wall clock.
     fn now(&self) -> SystemTime;
     /// A random number.
     fn random(&self) -> u64;
+}
+
+/// Holds a lock on a file; what it holds is the implementation's.
+#[derive(Debug)]
+pub struct LockGuard(Box<dyn Debug + Send + Sync>);
+
+impl LockGuard {
+    /// A guard that releases by dropping `held`.
+    pub fn new(held: impl Debug + Send + Sync + 'static) -> LockGuard {
+        LockGuard(Box::new(held))
+    }
 }
 
 /// An open file.
@@ -133,6 +149,15 @@ impl Env for SystemEnv {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<LockGuard> {
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(LockGuard::new(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(e)) => Err(e),
+        }
     }
 
     fn now(&self) -> SystemTime {

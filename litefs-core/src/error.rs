@@ -113,6 +113,14 @@ pub enum Error {
         /// From the log.
         want: Pos,
     },
+    /// The stored cluster ID isn't one.
+    #[error("{}", path.display())]
+    ClusterId {
+        /// Where it is stored.
+        path: PathBuf,
+        /// Why.
+        source: litefs_lease::ClusterIdError,
+    },
     /// Another process uses the data directory.
     #[error("data directory {} is used by another process", path.display())]
     Locked {
@@ -159,7 +167,9 @@ impl Error {
             Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
             Error::Invalid { .. } => ErrorKind::InvalidInput,
             Error::Locked { .. } => ErrorKind::Busy,
-            Error::Header { .. } | Error::ChecksumMismatch { .. } => ErrorKind::Corrupt,
+            Error::Header { .. } | Error::ChecksumMismatch { .. } | Error::ClusterId { .. } => {
+                ErrorKind::Corrupt
+            }
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
             Error::Io { .. } | Error::Log { .. } | Error::Encode { .. } | Error::Decode { .. } => {
                 self.io().map_or(ErrorKind::Corrupt, io_kind)
@@ -183,6 +193,17 @@ impl Error {
         }
         None
     }
+}
+
+/// An error and its sources in one line.
+pub(crate) fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        text = format!("{text}: {err}");
+        cause = err.source();
+    }
+    text
 }
 
 /// Attaches what was tried, and where, to an error of the operating system.

@@ -28,6 +28,7 @@ mod files;
 mod names;
 mod pages;
 mod plan;
+mod playback;
 mod recover;
 mod undo;
 mod verify;
@@ -130,6 +131,7 @@ struct OpenFiles(Vec<(FileKind, Arc<dyn File>)>);
 
 impl Database {
     /// Opens a database's directory, which must exist, and recovers it from whatever ended its last use.
+    /// If that fails, the database is there nevertheless, read-only: its name must not be free.
     pub(crate) fn open(
         name: DbName,
         paths: DbPaths,
@@ -137,11 +139,10 @@ impl Database {
         options: Arc<DbOptions>,
         authority: Arc<Authority>,
         worker: Worker,
-    ) -> Result<Arc<Database>, Error> {
-        let mark = clean::Mark::read(env.as_ref(), &paths)?;
-        let hint = mark.as_ref().map(|m| m.tail);
-        let log = TxLog::open(Arc::clone(&env), paths.dir(), options.log, hint)
-            .map_err(|source| Error::Log { db: name.clone(), source });
+    ) -> Arc<Database> {
+        let mark = clean::Mark::read(env.as_ref(), &paths).ok().flatten();
+        let hint = mark.as_ref().map(|m| m.tail.clone());
+        let log = TxLog::open(Arc::clone(&env), paths.dir(), options.log, hint);
         let (log, broken) = match log {
             Ok(log) => (log, None),
             Err(err) => (TxLog::empty(Arc::clone(&env), paths.dir(), options.log), Some(err)),
@@ -166,11 +167,14 @@ impl Database {
             log_blocked: AtomicBool::new(false),
             names_changed: AtomicBool::new(false),
         });
-        match broken {
-            Some(err) => db.fail(format!("{}", crate::error::chain(&err))),
-            None => db.recover(mark)?,
+        let recovered = match broken {
+            Some(err) => Err(db.log_error(err)),
+            None => db.recover(mark),
+        };
+        if let Err(err) = recovered {
+            db.fail(crate::error::chain(&err));
         }
-        Ok(db)
+        db
     }
 
     /// Its name.
@@ -208,6 +212,9 @@ impl Database {
     /// # Errors
     /// If the file system fails; what could be deleted is.
     pub fn enforce_retention(&self, retention: &Retention) -> Result<(), Error> {
+        if self.health() != Health::Ok {
+            return Ok(());
+        }
         let mut writer = self.log.lock();
         let report = writer.log.retain(retention, self.env.now()).map_err(|e| self.log_error(e))?;
         if report.removed_files > 0 {
@@ -219,12 +226,12 @@ impl Database {
     /// Brings everything to disk and, if nothing is under way, marks the shutdown as clean.
     pub(crate) fn close(&self) -> Result<(), Error> {
         let c = self.capture.lock();
+        if self.health() != Health::Ok {
+            return Ok(());
+        }
         self.drain()?;
         self.sync_log()?;
-        if self.health() == Health::Ok {
-            self.mark_clean(&c)?;
-        }
-        Ok(())
+        self.mark_clean(&c)
     }
 
     /// The right to change the database now. Any change makes the next start a start after a crash,

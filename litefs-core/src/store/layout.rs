@@ -47,6 +47,10 @@ impl DataPaths {
         self.0.join("id")
     }
 
+    pub(crate) fn cluster_id(&self) -> PathBuf {
+        self.0.join("clusterid")
+    }
+
     pub(crate) fn databases(&self) -> PathBuf {
         self.0.join("dbs")
     }

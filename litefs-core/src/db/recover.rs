@@ -1,0 +1,415 @@
+//! The start: log, journal, WAL and database file are brought to one state, whatever ended the last use.
+//!
+//! ```text
+//!   undo file ─► journal ─► is the database where the log says? ─► capture the WAL's rest ─► checkpoint
+//!                                  │ no
+//!                                  ├─► where an earlier record says: apply the later ones again
+//!                                  ├─► pages of the log repair it:   write them
+//!                                  └─► else: read-only, files untouched
+//! ```
+//!
+//! # Why this is enough
+//! * **The process was killed.** Nothing written is lost. In WAL mode the log is a prefix of what the WAL and
+//!   the database file hold, since both wait for the log before frames are checkpointed or overwritten: the
+//!   state at the last record's frame is checked, and the rest of the WAL is captured, with the same TXIDs
+//!   and checksums as it was (or would have been) before. In rollback mode the journal decides: still hot,
+//!   the pages are rolled back and the staged record that carries its nonce is dropped, before, so that it
+//!   can't come back; gone, the record, appended before it went, stands.
+//! * **The power was lost.** What the app synced is there: the WAL (then as above), or database and log,
+//!   which were synced together before the journal went. What it didn't sync may be lost from the file and
+//!   yet be in the log: then the file is at an earlier record, and the later ones are applied again. That
+//!   way a commit survives that SQLite alone would have lost.
+//! * **A page changed behind our back** (bit rot, another program): the checksum of all pages tells. Pages
+//!   that the log still has are repaired from it. Otherwise nothing is touched, as any guess could lose data.
+//!
+//! The full check is skipped after a clean shutdown: see [`super::clean`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::env::File;
+use crate::error::{Error, IoContext, chain};
+use crate::log::{RecordKind, RecordMeta};
+use crate::ltx::{Decoder, page_checksum};
+use crate::types::{Checksum, PageCount, PageSize, Pgno};
+
+use super::Database;
+use super::capture::{Capture, WalTail};
+use super::clean::{Mark, WalState};
+use super::names::FileKind;
+use super::pages::{PageFiles, Source};
+use super::plan::{Logged, WalPages};
+
+impl Database {
+    /// Recovers the database. Errors are those of the disk; a database that can't be brought to a state
+    /// that the log knows becomes read-only.
+    pub(super) fn recover(&self, mark: Option<Mark>) -> Result<(), Error> {
+        let mut capture = self.capture.lock();
+        let c = &mut *capture;
+        self.remove_if_there(FileKind::Shm)?;
+        let last = self.log.lock().log.last().cloned();
+        self.note_log(&self.log.lock().log);
+        c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
+        self.publish_recovered(c, last.as_ref());
+
+        let trusted = match mark {
+            Some(mark) => self.is_as_marked(c, &mark)?,
+            None => false,
+        };
+        if !trusted {
+            self.unmark_clean()?;
+            self.roll_back_undo(c)?;
+            self.roll_back_journal(last.as_ref())?;
+            let last = self.log.lock().log.last().cloned();
+            c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
+        }
+        if self.len(FileKind::Database)?.is_none() && c.logged.count.is_zero() {
+            self.publish_recovered(c, last.as_ref());
+            return self.remove_remains();
+        }
+        let outcome = self.agree(c, trusted);
+        if let Err(err) = outcome {
+            if err.raw_os_error().is_some() {
+                return Err(err);
+            }
+            self.fail(chain(&err));
+        }
+        let last = self.log.lock().log.last().cloned();
+        self.publish_recovered(c, last.as_ref());
+        Ok(())
+    }
+
+    /// Brings the pages to a state that the log knows, and the log to all that the WAL holds.
+    fn agree(&self, c: &mut Capture, trusted: bool) -> Result<(), Error> {
+        let wal = self.open_if_there(FileKind::Wal)?;
+        self.adopt_wal(c, wal.as_ref())?;
+        if c.logged.pos.is_some() && !c.dirty.whole && !trusted && !self.pages_are_logged(c)? {
+            self.catch_up(c, wal.as_ref())?;
+        }
+        if let Some(wal) = &wal {
+            self.after_wal_write(c, wal, u64::MAX)?;
+            self.drain()?;
+            self.checkpoint(c, wal)?;
+        }
+        let file = self.open_if_there(FileKind::Database)?;
+        if let Some(file) = file {
+            if let Some((header, _)) = self.read_header(file.as_ref())? {
+                c.page_size = Some(header.page_size);
+            }
+            if c.dirty.whole && !c.logged.count.is_zero() {
+                self.commit_unjournaled(c)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the WAL up to where the log's last record ends, without capturing.
+    fn adopt_wal(&self, c: &mut Capture, wal: Option<&Arc<dyn File>>) -> Result<(), Error> {
+        let Some(wal) = wal else { return Ok(()) };
+        c.wal = WalTail::open(wal.as_ref()).at("read", self.paths.wal())?;
+        let Some(tail) = &mut c.wal else { return Ok(()) };
+        let logged = self.log.lock().log.last().and_then(|last| last.wal);
+        let Some(end) = logged.filter(|w| w.salt == tail.salt()).map(|w| w.end()) else {
+            return Ok(());
+        };
+        while tail.captured_end() < end {
+            match tail.advance(wal.as_ref()).at("read", self.paths.wal())? {
+                Some(tx) => tail.accept(tx),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the database is where the log's last record says.
+    fn pages_are_logged(&self, c: &Capture) -> Result<bool, Error> {
+        let started = std::time::Instant::now();
+        let checked = self.check_pages(c);
+        tracing::info!(db = %self.name, pages = %c.logged.count, elapsed_ms = started.elapsed().as_millis() as u64,
+            ok = checked.is_ok(), "checked the database after an unclean end");
+        match checked {
+            Ok(()) => Ok(true),
+            Err(Error::ChecksumMismatch { .. } | Error::NotFound { .. }) => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// The database isn't where the log's last record says: it is behind, or damaged.
+    fn catch_up(&self, c: &mut Capture, wal: Option<&Arc<dyn File>>) -> Result<(), Error> {
+        let adopted = c.wal.take();
+        let (behind, wal_pages) = self.pages_now(wal)?;
+        if let Some((sum, commit, page_size)) = behind
+            && let Some(at) = self.record_with(sum, commit)?
+        {
+            let logged = c.logged;
+            c.wal = wal_pages;
+            if let Some(wal) = wal {
+                c.logged = Logged { count: commit, page_size: Some(page_size), ..logged };
+                self.checkpoint(c, wal)?;
+            }
+            c.logged = logged;
+            return self.apply_after(c, &at);
+        }
+        c.wal = adopted;
+        if self.repair(c)? {
+            return Ok(());
+        }
+        let last = c.logged.pos.ok_or_else(|| Error::NotFound { db: self.name.clone() })?;
+        let got = behind.map_or(Checksum::EMPTY, |(sum, ..)| sum);
+        Err(Error::ChecksumMismatch { db: self.name.clone(), got, want: last })
+    }
+
+    /// The checksum of what SQLite would see: all committed frames of the WAL count.
+    #[allow(clippy::type_complexity)]
+    fn pages_now(
+        &self,
+        wal: Option<&Arc<dyn File>>,
+    ) -> Result<(Option<(Checksum, PageCount, PageSize)>, Option<WalTail>), Error> {
+        let Some(file) = self.open_if_there(FileKind::Database)? else { return Ok((None, None)) };
+        let mut commit = None;
+        let mut tail = None;
+        if let Some(wal) = wal {
+            tail = WalTail::open(wal.as_ref()).at("read", self.paths.wal())?;
+            if let Some(tail) = &mut tail {
+                while let Some(tx) = tail.advance(wal.as_ref()).at("read", self.paths.wal())? {
+                    commit = Some((tx.commit, tail.page_size()));
+                    tail.accept(tx);
+                }
+            }
+        }
+        let state = match (commit, self.read_header(file.as_ref())) {
+            (Some(state), _) => Some(state),
+            (None, Ok(Some((header, count)))) => Some((count, header.page_size)),
+            (None, Ok(None) | Err(Error::Header { .. })) => None,
+            (None, Err(err)) => return Err(err),
+        };
+        let Some((count, page_size)) = state else { return Ok((None, tail)) };
+        let c = Capture::default();
+        let (none, mut files) = (WalPages::new(), self.page_files(page_size)?);
+        files.wal = wal.cloned();
+        let pages = tail.as_ref().map_or(&none, WalTail::pages);
+        let sum = c.view(self, &files, pages, &none, count).checksum()?;
+        Ok((Some((sum, count, page_size)), tail))
+    }
+
+    /// The newest record after which the database had this checksum.
+    fn record_with(&self, sum: Checksum, commit: PageCount) -> Result<Option<RecordMeta>, Error> {
+        let mut found = None;
+        for record in self.records()? {
+            let (meta, _) = record.map_err(|e| self.log_error(e))?;
+            if meta.post_apply == sum && meta.commit == commit {
+                found = Some(meta);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The file is at `at`, the log further: applies the records between, or, where one has no pages,
+    /// takes back what SQLite never made durable.
+    fn apply_after(&self, c: &mut Capture, at: &RecordMeta) -> Result<(), Error> {
+        let last = self.log.lock().log.last().map(RecordMeta::pos);
+        if last == Some(at.pos()) {
+            return Ok(());
+        }
+        let Some(next) = at.max_txid.next() else { return Ok(()) };
+        let records = self.log.lock().log.records(next).map_err(|e| self.log_error(e))?;
+        let metas: Vec<RecordKind> = records.map_while(Result::ok).map(|(meta, _)| meta.kind).collect();
+        if metas.contains(&RecordKind::PositionOnly) {
+            tracing::warn!(db = %self.name, txid = %at.max_txid, transactions = metas.len(),
+                "the last transactions were never made durable by SQLite and are taken back");
+            for _ in metas {
+                self.drop_last()?;
+            }
+            c.logged = logged_by(at);
+            return Ok(());
+        }
+        tracing::warn!(db = %self.name, txid = %at.max_txid, transactions = metas.len(),
+            "the database is behind its log; applying the last transactions again");
+        self.write_pages(&self.logged_pages(next)?, c.logged)
+    }
+
+    /// Writes pages that the log has over those in the database, if that brings it to the log's position.
+    fn repair(&self, c: &Capture) -> Result<bool, Error> {
+        let (Some(pos), Some(page_size)) = (c.logged.pos, c.logged.page_size) else { return Ok(false) };
+        let Some(first) = self.log.lock().log.first_txid() else { return Ok(false) };
+        let logged = self.logged_pages(first)?;
+        let files = match self.page_files(page_size) {
+            Ok(files) => files,
+            Err(Error::NotFound { .. }) if first == crate::types::Txid::FIRST => {
+                self.open_file_anew()?;
+                self.page_files(page_size)?
+            }
+            Err(err) => return Err(err),
+        };
+        let files = PageFiles { wal: self.open_if_there(FileKind::Wal)?, ..files };
+        let none = WalPages::new();
+        let in_wal = c.wal.as_ref().map_or(&none, WalTail::pages);
+        let (mut sum, mut buf, mut fixed) = (Checksum::EMPTY, files.buffer(), LoggedPages::new());
+        for pgno in Pgno::all(c.logged.count, page_size) {
+            let now = match in_wal.get(&pgno) {
+                Some(page) => page.sum,
+                None => files.sum(pgno, Source::Database, &mut buf).at("read", self.paths.database())?,
+            };
+            let want = logged.get(&pgno).filter(|_| !in_wal.contains_key(&pgno));
+            sum = sum.toggle(want.map_or(now, |page| page.sum));
+            if let Some(page) = want.filter(|page| page.sum != now) {
+                fixed.insert(pgno, *page);
+            }
+        }
+        if sum != pos.post_apply {
+            return Ok(false);
+        }
+        tracing::warn!(db = %self.name, pages = fixed.len(), "damaged pages were repaired from the log");
+        self.write_pages(&fixed, c.logged)?;
+        Ok(true)
+    }
+
+    /// The newest version of each page in the records from `from` on: which record has it.
+    fn logged_pages(&self, from: crate::types::Txid) -> Result<LoggedPages, Error> {
+        let mut pages = LoggedPages::new();
+        self.each_logged_page(from, |txid, pgno, page| {
+            pages.insert(pgno, LoggedPage { txid, sum: page_checksum(pgno, page) });
+            Ok(())
+        })?;
+        Ok(pages)
+    }
+
+    /// Writes logged pages to the database file and brings it to the logged size, durably.
+    fn write_pages(&self, pages: &LoggedPages, logged: Logged) -> Result<(), Error> {
+        let Some(page_size) = logged.page_size else { return Ok(()) };
+        let path = self.paths.database();
+        let file = self.file(FileKind::Database)?;
+        let first = pages.values().map(|page| page.txid).min();
+        if let Some(first) = first {
+            self.each_logged_page(first, |txid, pgno, page| {
+                let newest = pages.get(&pgno).is_some_and(|p| p.txid == txid);
+                if newest && logged.count.contains(pgno) {
+                    file.write_at(page, pgno.offset(page_size)).at("write", &path)?;
+                }
+                Ok(())
+            })?;
+        }
+        file.set_len(logged.count.len_bytes(page_size)).at("truncate", &path)?;
+        file.sync().at("sync", &path)
+    }
+
+    fn each_logged_page(
+        &self,
+        from: crate::types::Txid,
+        mut page: impl FnMut(crate::types::Txid, Pgno, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let records = self.log.lock().log.records(from).map_err(|e| self.log_error(e))?;
+        for record in records {
+            let (meta, blob) = record.map_err(|e| self.log_error(e))?;
+            let txid = meta.max_txid;
+            let failed = |source| Error::Decode { db: self.name.clone(), txid, source };
+            let mut decoder = Decoder::new(blob).map_err(failed)?;
+            let mut buf = vec![0; meta.page_size.as_usize()];
+            while let Some(pgno) = decoder.next_page(&mut buf).map_err(failed)? {
+                page(txid, pgno, &buf)?;
+            }
+            decoder.finish().map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the WAL's pages to the database file and empties the WAL.
+    fn checkpoint(&self, c: &mut Capture, wal: &Arc<dyn File>) -> Result<(), Error> {
+        if wal.is_empty().at("stat", self.paths.wal())? {
+            c.wal = None;
+            return Ok(());
+        }
+        self.unmark_clean()?;
+        self.sync_log()?;
+        if let Some(tail) = c.wal.take().filter(|tail| tail.captured() > 0) {
+            let files = PageFiles { wal: Some(Arc::clone(wal)), ..self.page_files(tail.page_size())? };
+            let (mut buf, path) = (files.buffer(), self.paths.database());
+            for (pgno, page) in tail.pages().iter().filter(|(p, _)| c.logged.count.contains(**p)) {
+                files.read(*pgno, Source::Wal(page.frame), &mut buf).at("read", self.paths.wal())?;
+                files.database.write_at(&buf, pgno.offset(files.page_size)).at("write", &path)?;
+            }
+            files.database.set_len(c.logged.count.len_bytes(files.page_size)).at("truncate", &path)?;
+            files.database.sync().at("sync", &path)?;
+        }
+        wal.set_len(0).at("truncate", self.paths.wal())?;
+        wal.sync().at("sync", self.paths.wal())
+    }
+
+    /// Whether files and log stand where a clean shutdown left them.
+    fn is_as_marked(&self, c: &Capture, mark: &Mark) -> Result<bool, Error> {
+        let quiet = self.open_if_there(FileKind::Journal)?.is_none_or(|j| !is_hot(j.as_ref()));
+        let undo = self.env.metadata(&self.paths.undo()).is_ok();
+        if !quiet || undo || mark.pos != c.logged.pos || self.file_state()? != Some(mark.file) {
+            return Ok(false);
+        }
+        let mut wal = WalState::default();
+        if let Some(file) = self.open_if_there(FileKind::Wal)?
+            && let Some(mut tail) = WalTail::open(file.as_ref()).at("read", self.paths.wal())?
+        {
+            while let Some(tx) = tail.advance(file.as_ref()).at("read", self.paths.wal())? {
+                tail.accept(tx);
+            }
+            wal = WalState { salt: tail.salt(), frames: tail.captured() };
+        }
+        Ok(wal == mark.wal || wal.frames == 0 && mark.wal.frames == 0)
+    }
+
+    fn publish_recovered(&self, c: &Capture, last: Option<&RecordMeta>) {
+        let committed_at = last.map(|meta| {
+            SystemTime::UNIX_EPOCH + Duration::from_millis(meta.timestamp_ms.unsigned_abs())
+        });
+        *self.published.write() = super::Published { logged: c.logged, committed_at };
+    }
+
+    fn records(&self) -> Result<crate::log::Records, Error> {
+        let writer = self.log.lock();
+        let from = writer.log.first_txid().unwrap_or(crate::types::Txid::FIRST);
+        writer.log.records(from).map_err(|e| self.log_error(e))
+    }
+
+    /// A database file that was lost is made again, empty.
+    fn open_file_anew(&self) -> Result<(), Error> {
+        let path = self.paths.database();
+        self.env.open(&path, crate::env::OpenMode::Create).at("create", &path)?;
+        self.env.sync_dir(self.paths.dir()).at("sync", self.paths.dir())
+    }
+
+    pub(super) fn open_if_there(&self, kind: FileKind) -> Result<Option<Arc<dyn File>>, Error> {
+        match self.file(kind) {
+            Ok(file) => Ok(Some(file)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    pub(super) fn remove_if_there(&self, kind: FileKind) -> Result<(), Error> {
+        match self.remove(kind) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+}
+
+/// The newest logged version of a page.
+#[derive(Debug, Clone, Copy)]
+struct LoggedPage {
+    txid: crate::types::Txid,
+    sum: Checksum,
+}
+
+type LoggedPages = BTreeMap<Pgno, LoggedPage>;
+
+/// What a record says of the database after it.
+pub(super) fn logged_by(meta: &RecordMeta) -> Logged {
+    let page_size = (!meta.commit.is_zero()).then_some(meta.page_size);
+    Logged { pos: Some(meta.pos()), page_size, count: meta.commit }
+}
+
+/// Whether a journal begins with its magic.
+pub(super) fn is_hot(journal: &dyn File) -> bool {
+    let mut magic = [0; 8];
+    let read: io::Result<usize> = journal.read_at(&mut magic, 0);
+    read.is_ok_and(|n| crate::sqlite::is_hot_header(&magic[..n]))
+}

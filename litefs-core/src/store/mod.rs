@@ -1,0 +1,391 @@
+//! A data directory and its databases.
+//!
+//! Opens every database at start, hands them out by name, creates new ones, enforces retention, and marks
+//! a clean end. What isn't here: what happens inside a database (see [`crate::db`]), and who is the primary
+//! (see `litefs-lease`): the store is told.
+//!
+//! A store is a value: no global state, no signal handling. Several live in one process, each on its own
+//! directory, which it locks.
+
+mod layout;
+mod retention;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use litefs_lease::{ClusterId, PrimaryInfo};
+use parking_lot::{Mutex, RwLock};
+
+use crate::authority::Authority;
+use crate::db::{Database, DbOptions, Durability, Worker};
+use crate::env::{Env, LockGuard, OpenMode, SystemEnv};
+use crate::error::{Error, IoContext};
+use crate::log::LogOptions;
+use crate::types::DbName;
+
+pub(crate) use layout::DbPaths;
+use layout::DataPaths;
+use retention::RetentionThread;
+
+pub use crate::log::Retention;
+
+/// How to open a [`Store`].
+///
+/// ```no_run
+/// use litefs_core::store::StoreOptions;
+///
+/// let store = StoreOptions::new("/var/lib/litefs").open()?;
+/// store.become_primary();
+/// for db in store.databases() {
+///     println!("{} {:?}", db.name(), db.pos());
+/// }
+/// store.close();
+/// # Ok::<(), litefs_core::error::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    dir: PathBuf,
+    env: Arc<dyn Env>,
+    compress: bool,
+    durability: Durability,
+    strict_verify: bool,
+    retention: Retention,
+    retention_interval: Duration,
+    log: LogOptions,
+}
+
+impl StoreOptions {
+    /// Defaults: LZ4, ten minutes of history, looked after once a minute.
+    pub fn new(dir: impl Into<PathBuf>) -> StoreOptions {
+        StoreOptions {
+            dir: dir.into(),
+            env: Arc::new(SystemEnv),
+            compress: true,
+            durability: Durability::Normal,
+            strict_verify: false,
+            retention: Retention {
+                min_age: Some(Duration::from_secs(600)),
+                ..Retention::default()
+            },
+            retention_interval: Duration::from_secs(60),
+            log: LogOptions::default(),
+        }
+    }
+
+    /// Where files, clock and chance come from.
+    #[must_use]
+    pub fn env(mut self, env: Arc<dyn Env>) -> Self {
+        self.env = env;
+        self
+    }
+
+    /// Whether logged transactions are compressed.
+    #[must_use]
+    pub fn compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
+        self
+    }
+
+    /// When a commit is durable.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Whether each commit is followed by a check of all pages. Slow; for tests.
+    #[must_use]
+    pub fn strict_verify(mut self, strict: bool) -> Self {
+        self.strict_verify = strict;
+        self
+    }
+
+    /// How much history is kept, and how often that is enforced (never, if zero).
+    #[must_use]
+    pub fn retention(mut self, retention: Retention, interval: Duration) -> Self {
+        self.retention = retention;
+        self.retention_interval = interval;
+        self
+    }
+
+    /// When a segment of the log is full.
+    #[must_use]
+    pub fn log(mut self, log: LogOptions) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// Opens the data directory, creating it if need be, and recovers its databases.
+    ///
+    /// # Errors
+    /// `Busy` if another process uses it; I/O errors. A database that can't be recovered is no error: it is
+    /// read-only, see [`Database::health`].
+    pub fn open(self) -> Result<Arc<Store>, Error> {
+        Store::open(self)
+    }
+}
+
+/// An open data directory.
+#[derive(Debug)]
+pub struct Store {
+    paths: DataPaths,
+    env: Arc<dyn Env>,
+    options: Arc<DbOptions>,
+    authority: Arc<Authority>,
+    role: RwLock<Role>,
+    cluster_id: Mutex<Option<ClusterId>>,
+    databases: RwLock<BTreeMap<DbName, Arc<Database>>>,
+    worker: Worker,
+    retention: Mutex<Option<RetentionThread>>,
+    started: SystemTime,
+    _lock: LockGuard,
+}
+
+/// What the node is in the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Role {
+    /// It may write.
+    Primary,
+    /// It may not; whom it follows, if it has found one.
+    Replica {
+        /// The primary.
+        primary: Option<PrimaryInfo>,
+    },
+    /// Nothing was decided yet.
+    #[default]
+    Undecided,
+}
+
+/// How far a node's data may lie behind the primary's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lag {
+    /// It is the primary.
+    Primary,
+    /// It has not heard from a primary yet.
+    Unknown,
+    /// At least the time since it last heard from the primary.
+    Behind(Duration),
+}
+
+impl Store {
+    fn open(options: StoreOptions) -> Result<Arc<Store>, Error> {
+        let env = options.env;
+        let paths = DataPaths::new(&options.dir);
+        env.create_dir_all(paths.dir()).at("create", paths.dir())?;
+        let lock = env.lock(&paths.lock()).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => Error::Locked { path: paths.dir().into() },
+            _ => Error::Io { op: "lock", path: paths.lock(), source },
+        })?;
+        // The node ID of the original's early versions; it is made anew by each process.
+        drop(env.remove_file(&paths.legacy_id()));
+        env.create_dir_all(&paths.databases()).at("create", paths.databases())?;
+        let node_id = env.random();
+        let worker = Worker::start().at("start", paths.dir())?;
+        let store = Arc::new(Store {
+            cluster_id: Mutex::new(read_cluster_id(env.as_ref(), &paths)?),
+            options: Arc::new(DbOptions {
+                compress: options.compress,
+                durability: options.durability,
+                strict_verify: options.strict_verify,
+                node_id,
+                log: options.log,
+            }),
+            authority: Arc::new(Authority::new()),
+            role: RwLock::default(),
+            databases: RwLock::default(),
+            worker,
+            retention: Mutex::default(),
+            started: env.now(),
+            paths,
+            env,
+            _lock: lock,
+        });
+        store.open_databases()?;
+        *store.retention.lock() = RetentionThread::start(
+            Arc::downgrade(&store),
+            options.retention,
+            options.retention_interval,
+        )
+        .at("start", store.paths.dir())?;
+        Ok(store)
+    }
+
+    /// A database by name.
+    pub fn database(&self, name: &DbName) -> Option<Arc<Database>> {
+        self.databases.read().get(name).map(Arc::clone)
+    }
+
+    /// All databases, by name, including dropped ones.
+    pub fn databases(&self) -> Vec<Arc<Database>> {
+        self.databases.read().values().map(Arc::clone).collect()
+    }
+
+    /// The database of that name, made if there is none. It has no database file before somebody creates it.
+    ///
+    /// # Errors
+    /// `ReadOnly` on a node that may not write; I/O errors.
+    pub fn create_database(&self, name: &DbName) -> Result<Arc<Database>, Error> {
+        if let Some(db) = self.database(name) {
+            return Ok(db);
+        }
+        if self.authority.check().is_none() {
+            return Err(Error::Replica { db: name.clone() });
+        }
+        let mut databases = self.databases.write();
+        if let Some(db) = databases.get(name) {
+            return Ok(Arc::clone(db));
+        }
+        let paths = self.paths.database(name);
+        self.env.create_dir_all(paths.dir()).at("create", paths.dir())?;
+        self.env.sync_dir(&self.paths.databases()).at("sync", self.paths.databases())?;
+        let db = self.open_database(name.clone(), paths);
+        databases.insert(name.clone(), Arc::clone(&db));
+        Ok(db)
+    }
+
+    /// Makes created and removed names durable, in all databases.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn sync_dirs(&self) -> Result<(), Error> {
+        self.databases().iter().try_for_each(|db| db.sync_dir())
+    }
+
+    /// The node may write from now on, without end.
+    pub fn become_primary(&self) {
+        *self.role.write() = Role::Primary;
+        self.authority.grant();
+    }
+
+    /// The node may not write from now on.
+    pub fn become_replica(&self, primary: Option<PrimaryInfo>) {
+        self.authority.revoke();
+        *self.role.write() = Role::Replica { primary };
+    }
+
+    /// What the node is.
+    pub fn role(&self) -> Role {
+        self.role.read().clone()
+    }
+
+    /// Whether it is the primary.
+    pub fn is_primary(&self) -> bool {
+        *self.role.read() == Role::Primary
+    }
+
+    /// The host name of the primary that this node follows.
+    pub fn primary_hostname(&self) -> Option<String> {
+        match &*self.role.read() {
+            Role::Replica { primary } => primary.as_ref().map(|p| p.hostname.clone()),
+            Role::Primary | Role::Undecided => None,
+        }
+    }
+
+    /// How far the node lies behind.
+    pub fn lag(&self) -> Lag {
+        if self.is_primary() { Lag::Primary } else { Lag::Unknown }
+    }
+
+    /// When the primary was last heard from.
+    pub fn primary_timestamp(&self) -> Option<SystemTime> {
+        self.is_primary().then(|| self.env.now())
+    }
+
+    /// When the store was opened.
+    pub fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &Path {
+        self.paths.dir()
+    }
+
+    /// The node's ID, made anew by each process.
+    pub fn node_id(&self) -> u64 {
+        self.options.node_id
+    }
+
+    /// The cluster's ID, once there is one.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id.lock().clone()
+    }
+
+    /// The cluster's ID; made and stored if there is none.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn ensure_cluster_id(&self) -> Result<ClusterId, Error> {
+        let mut id = self.cluster_id.lock();
+        if let Some(id) = &*id {
+            return Ok(id.clone());
+        }
+        let new = ClusterId::from_random(self.env.random());
+        let (path, dir) = (self.paths.cluster_id(), self.paths.dir());
+        let tmp = path.with_extension("tmp");
+        let file = self.env.open(&tmp, OpenMode::Create).at("create", &tmp)?;
+        file.set_len(0).at("truncate", &tmp)?;
+        file.write_at(format!("{new}\n").as_bytes(), 0).at("write", &tmp)?;
+        file.sync().at("sync", &tmp)?;
+        self.env.rename(&tmp, &path).at("rename", &tmp)?;
+        self.env.sync_dir(dir).at("sync", dir)?;
+        Ok(id.insert(new).clone())
+    }
+
+    /// Takes the right to write away, brings all databases to disk and marks a clean end. Errors are logged:
+    /// what they leave is what a crash would leave.
+    pub fn close(&self) {
+        self.authority.revoke();
+        drop(self.retention.lock().take());
+        for db in self.databases() {
+            if let Err(err) = db.close() {
+                tracing::error!(db = %db.name(), err = crate::error::chain(&err), "close");
+            }
+        }
+        self.worker.stop();
+    }
+
+    fn open_databases(&self) -> Result<(), Error> {
+        let dir = self.paths.databases();
+        let mut names = self.env.read_dir(&dir).at("read", &dir)?;
+        names.sort();
+        for entry in names {
+            let name = entry.to_str().and_then(|name| DbName::new(name).ok());
+            let is_dir = self.env.metadata(&dir.join(&entry)).is_ok_and(|m| m.is_dir);
+            let Some(name) = name.filter(|_| is_dir) else {
+                tracing::warn!(path = %dir.join(&entry).display(), "not the directory of a database, left alone");
+                continue;
+            };
+            let db = self.open_database(name.clone(), self.paths.database(&name));
+            self.databases.write().insert(name, db);
+        }
+        self.databases().iter().try_for_each(|db| db.remove_super_journals())
+    }
+
+    fn open_database(&self, name: DbName, paths: DbPaths) -> Arc<Database> {
+        let (env, options) = (Arc::clone(&self.env), Arc::clone(&self.options));
+        Database::open(name, paths, env, options, Arc::clone(&self.authority), self.worker.clone())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.worker.stop();
+    }
+}
+
+fn read_cluster_id(env: &dyn Env, paths: &DataPaths) -> Result<Option<ClusterId>, Error> {
+    let path = paths.cluster_id();
+    let file = match env.open(&path, OpenMode::Existing) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).at("open", path),
+    };
+    let mut text = [0; 64];
+    let n = file.read_at(&mut text, 0).at("read", &path)?;
+    let text = String::from_utf8_lossy(&text[..n]);
+    text.trim().parse().map(Some).map_err(|source| Error::ClusterId { path, source })
+}
