@@ -69,12 +69,14 @@ pub trait Env: Debug + Send + Sync + 'static {
 
 /// Holds a lock on a file; what it holds is the implementation's.
 #[derive(Debug)]
-pub struct LockGuard(Box<dyn Debug + Send + Sync>);
+pub struct LockGuard {
+    _held: Box<dyn Debug + Send + Sync>,
+}
 
 impl LockGuard {
     /// A guard that releases by dropping `held`.
     pub fn new(held: impl Debug + Send + Sync + 'static) -> LockGuard {
-        LockGuard(Box::new(held))
+        LockGuard { _held: Box::new(held) }
     }
 }
 

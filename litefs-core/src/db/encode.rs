@@ -164,7 +164,7 @@ impl Database {
     fn encode(&self, writer: &mut LogWriter, job: &Job) -> Result<(), Error> {
         let plan = &job.plan;
         let with_pages = plan.len_bytes() <= MAX_LOGGED_BYTES;
-        let kind = if with_pages { job.kind } else { job.kind.position_only() };
+        let kind = if with_pages { job.kind } else { RecordKind::PositionOnly };
         let header = Header {
             compressed: self.options.compress,
             page_size: plan.page_size,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::env::File;
 use crate::ltx::page_checksum;
-use crate::sqlite::{FRAME_HEADER_LEN, frame_offset};
+use crate::sqlite::wal::{FRAME_HEADER_LEN, frame_offset};
 use crate::types::{Checksum, PageSize, Pgno};
 
 /// Where a page's content lies.

@@ -35,6 +35,12 @@ pub(super) struct Dirty {
     pub(super) whole: bool,
 }
 
+impl Dirty {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages.is_empty() && !self.whole
+    }
+}
+
 /// The latest version of a page in the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WalPage {

@@ -57,6 +57,17 @@ impl Database {
         self.sync_dir()
     }
 
+    /// Removes super-journals, once no journal can name them any more: all databases are rolled back.
+    pub(crate) fn remove_super_journals(&self) -> Result<(), Error> {
+        for name in self.env.read_dir(self.paths.dir()).at("read", self.paths.dir())? {
+            if name.to_str().is_some_and(|n| n.starts_with("super-")) {
+                let path = self.paths.dir().join(&name);
+                self.env.remove_file(&path).at("remove", path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes a journal's pages back to the database file; returns their number.
     fn play_back(&self, journal: &Arc<dyn File>) -> Result<u64, Error> {
         let Some(file) = self.open_if_there(FileKind::Database)? else { return Ok(0) };
@@ -84,7 +95,8 @@ impl Database {
     fn super_journal_is_gone(&self, journal: &Arc<dyn File>) -> Result<bool, Error> {
         let len = journal.len().at("stat", self.paths.journal())?;
         let mut tail = vec![0; SUPER_JOURNAL_TAIL_LEN.min(usize::try_from(len).unwrap_or(usize::MAX))];
-        journal.read_exact_at(&mut tail, len - tail.len() as u64).at("read", self.paths.journal())?;
+        let from = len - tail.len() as u64;
+        journal.read_exact_at(&mut tail, from).at("read", self.paths.journal())?;
         let Some(name) = super_journal_name(&tail).and_then(|n| std::str::from_utf8(n).ok()) else {
             return Ok(false);
         };

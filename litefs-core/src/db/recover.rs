@@ -33,7 +33,7 @@ use crate::env::File;
 use crate::error::{Error, IoContext, chain};
 use crate::log::{RecordKind, RecordMeta};
 use crate::ltx::{Decoder, page_checksum};
-use crate::types::{Checksum, PageCount, PageSize, Pgno};
+use crate::types::{Checksum, PageCount, PageSize, Pgno, Txid};
 
 use super::Database;
 use super::capture::{Capture, WalTail};
@@ -237,7 +237,7 @@ impl Database {
         let logged = self.logged_pages(first)?;
         let files = match self.page_files(page_size) {
             Ok(files) => files,
-            Err(Error::NotFound { .. }) if first == crate::types::Txid::FIRST => {
+            Err(Error::NotFound { .. }) if first == Txid::FIRST => {
                 self.open_file_anew()?;
                 self.page_files(page_size)?
             }
@@ -267,7 +267,7 @@ impl Database {
     }
 
     /// The newest version of each page in the records from `from` on: which record has it.
-    fn logged_pages(&self, from: crate::types::Txid) -> Result<LoggedPages, Error> {
+    fn logged_pages(&self, from: Txid) -> Result<LoggedPages, Error> {
         let mut pages = LoggedPages::new();
         self.each_logged_page(from, |txid, pgno, page| {
             pages.insert(pgno, LoggedPage { txid, sum: page_checksum(pgno, page) });
@@ -297,12 +297,15 @@ impl Database {
 
     fn each_logged_page(
         &self,
-        from: crate::types::Txid,
-        mut page: impl FnMut(crate::types::Txid, Pgno, &[u8]) -> Result<(), Error>,
+        from: Txid,
+        mut page: impl FnMut(Txid, Pgno, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let records = self.log.lock().log.records(from).map_err(|e| self.log_error(e))?;
         for record in records {
             let (meta, blob) = record.map_err(|e| self.log_error(e))?;
+            if meta.kind == RecordKind::PositionOnly {
+                continue;
+            }
             let txid = meta.max_txid;
             let failed = |source| Error::Decode { db: self.name.clone(), txid, source };
             let mut decoder = Decoder::new(blob).map_err(failed)?;
@@ -365,7 +368,7 @@ impl Database {
 
     fn records(&self) -> Result<crate::log::Records, Error> {
         let writer = self.log.lock();
-        let from = writer.log.first_txid().unwrap_or(crate::types::Txid::FIRST);
+        let from = writer.log.first_txid().unwrap_or(Txid::FIRST);
         writer.log.records(from).map_err(|e| self.log_error(e))
     }
 
@@ -395,7 +398,7 @@ impl Database {
 /// The newest logged version of a page.
 #[derive(Debug, Clone, Copy)]
 struct LoggedPage {
-    txid: crate::types::Txid,
+    txid: Txid,
     sum: Checksum,
 }
 

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::env::{Env, File, OpenMode};
-use crate::sqlite::{JournalHeader, record_checksum};
+use crate::sqlite::JournalHeader;
+use crate::sqlite::journal::record_checksum;
 use crate::types::{PageCount, PageSize, Pgno};
 
 /// An open undo file.

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use crate::env::File;
 use crate::error::{Error, IoContext};
 use crate::log::RecordKind;
-use crate::sqlite::WAL_HEADER_LEN;
+use crate::sqlite::wal::WAL_HEADER_LEN;
 use crate::types::{PageCount, PageSize, Pgno};
 
 use super::Database;
@@ -161,7 +161,7 @@ impl Database {
             return tail.give_up(wal, frame).at("read", self.paths.wal());
         }
         // The log must have these frames before they are gone.
-        self.drain(false)?;
+        self.drain()?;
         let lost = tail.rewind(wal, frame).at("read", self.paths.wal())?;
         tracing::warn!(db = %self.name, pages = lost.len(),
             "a transaction was written to the WAL but never finished; the next one corrects it");

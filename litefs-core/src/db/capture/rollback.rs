@@ -110,8 +110,7 @@ impl Database {
 
     /// Commits what was written without a journal. Incomplete files are left for later.
     pub(in crate::db) fn commit_unjournaled(&self, c: &mut Capture) -> Result<(), Error> {
-        let clean = c.dirty.pages.is_empty() && !c.dirty.whole;
-        if clean || c.journal_hot || c.wal.is_some() {
+        if c.dirty.is_empty() || c.journal_hot || c.wal.is_some() {
             return Ok(());
         }
         let plan = self.plan_from_file(c)?;
@@ -228,7 +227,7 @@ impl Database {
 
     /// What the database file holds beyond the log.
     fn plan_from_file(&self, c: &Capture) -> Result<Option<Plan>, Error> {
-        if c.dirty.pages.is_empty() && !c.dirty.whole {
+        if c.dirty.is_empty() {
             return Ok(None);
         }
         let file = self.file(FileKind::Database)?;

@@ -24,7 +24,8 @@ use std::io;
 
 use crate::env::File;
 use crate::ltx::page_checksum;
-use crate::sqlite::{Chain, FRAME_HEADER_LEN, FrameHeader, WAL_HEADER_LEN, WalHeader, frame_offset};
+use crate::sqlite::wal::{FRAME_HEADER_LEN, WAL_HEADER_LEN, frame_offset};
+use crate::sqlite::{Chain, FrameHeader, WalHeader};
 use crate::types::{Checksum, PageCount, PageSize, Pgno};
 
 use crate::db::plan::{WalPage, WalPages, WalSpan};
@@ -96,6 +97,11 @@ impl WalTail {
         self.captured
     }
 
+    /// Where the captured frames end.
+    pub(in crate::db) fn captured_end(&self) -> u64 {
+        frame_offset(self.captured, self.header.page_size)
+    }
+
     /// Where the next frame will be looked for.
     pub(in crate::db) fn frontier(&self) -> u64 {
         frame_offset(self.captured + self.pending.len() as u32, self.header.page_size)
@@ -154,8 +160,8 @@ impl WalTail {
         }
         for index in 0..frame {
             wal.read_exact_at(&mut self.buf, frame_offset(index, self.header.page_size))?;
-            let (head, content) = self.buf.split_at(FRAME_HEADER_LEN);
-            let Some(pgno) = FrameHeader::decode(head).and_then(|f| f.pgno) else { continue };
+            let Some((head, content)) = self.buf.split_first_chunk() else { continue };
+            let Some(FrameHeader { pgno, .. }) = FrameHeader::decode(head) else { continue };
             if lost.binary_search_by_key(&pgno, |(p, _)| *p).is_ok() {
                 let sum = page_checksum(pgno, content);
                 self.pages.insert(pgno, WalPage { frame: index, sum, backfilled: false });
@@ -180,10 +186,9 @@ impl WalTail {
         if wal.read_at(&mut self.buf, offset)? < self.buf.len() {
             return Ok(None);
         }
-        let (head, content) = self.buf.split_at(FRAME_HEADER_LEN);
+        let Some((head, content)) = self.buf.split_first_chunk() else { return Ok(None) };
         let Some((frame, chain)) = self.pending_chain.check(head, content) else { return Ok(None) };
-        let Some(pgno) = frame.pgno else { return Ok(None) };
-        self.pending.push((pgno, page_checksum(pgno, content)));
+        self.pending.push((frame.pgno, page_checksum(frame.pgno, content)));
         self.pending_chain = chain;
         Ok(Some(frame))
     }
