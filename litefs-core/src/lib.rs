@@ -1,6 +1,7 @@
 //! The engine of LiteFS.
 
 pub mod env;
+pub mod log;
 pub mod ltx;
 pub mod sqlite;
 pub mod types;
