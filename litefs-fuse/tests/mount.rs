@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use litefs_core::store::{Store, StoreOptions};
-use litefs_lease::PrimaryInfo;
 use litefs_fuse::{Mount, MountError, MountOptions, Passthrough};
+use litefs_lease::PrimaryInfo;
 
 fn open_store(dir: &Path) -> Arc<Store> {
     let store = StoreOptions::new(dir).strict_verify(true).open().unwrap();
@@ -23,7 +23,7 @@ fn open_store(dir: &Path) -> Arc<Store> {
 }
 
 fn primary() -> PrimaryInfo {
-    PrimaryInfo { hostname: "other".into(), advertise_url: "http://other:20202".into() }
+    PrimaryInfo { hostname: "node-1".into(), advertise_url: "http://node-1:20202".into() }
 }
 
 struct Rig {
