@@ -156,7 +156,12 @@ impl Env for SystemEnv {
     fn lock(&self, path: &Path) -> io::Result<LockGuard> {
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(LockGuard::new(file)),
+            Ok(()) => {
+                // Only to tell others who it is; the lock is what counts.
+                let pid = format!("{}\n", std::process::id());
+                drop(file.set_len(0).and_then(|()| file.write_all_at(pid.as_bytes(), 0)));
+                Ok(LockGuard::new(file))
+            }
             Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(fs::TryLockError::Error(e)) => Err(e),
         }

@@ -4,6 +4,7 @@ pub mod authority;
 pub mod db;
 pub mod env;
 pub mod error;
+pub mod http;
 pub mod log;
 pub mod ltx;
 pub mod sqlite;

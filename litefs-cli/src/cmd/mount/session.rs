@@ -88,6 +88,9 @@ impl Session {
     fn start(&mut self) -> Result<Option<Running>, Stop> {
         self.start_node()?;
         self.join_cluster()?;
+        if self.config.proxy.target.is_empty() {
+            tracing::info!("no proxy target set, skipping proxy");
+        }
         self.exec()
     }
 

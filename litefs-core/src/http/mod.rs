@@ -1,0 +1,162 @@
+//! The node's HTTP interface: what it tells about itself.
+//!
+//! A router over a [`Store`], to be served by [`serve`] or mounted in an application's own server. What
+//! isn't here: how the listener was bound, and the runtime; both are the caller's.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /info` | the node as JSON: cluster, role, data directory |
+//!
+//! Every answer names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+
+use crate::store::Store;
+
+/// What a node says of itself that its store doesn't know.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    /// Whether it may become the primary.
+    pub candidate: bool,
+    /// Its host name, told while it is the primary.
+    pub hostname: String,
+}
+
+/// The interface of a node.
+pub fn router(store: Arc<Store>, node: NodeInfo) -> Router {
+    let state = AppState { store, node: Arc::new(node) };
+    Router::new()
+        .route("/info", get(info))
+        .method_not_allowed_fallback(|| async {
+            text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+        })
+        .fallback(|| async { text(StatusCode::NOT_FOUND, "404 page not found\n") })
+        .layer(middleware::from_fn_with_state(state.clone(), name_node))
+        .with_state(state)
+}
+
+/// Serves until `stop` is done, then lets running requests end.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+#[derive(Debug, Clone)]
+struct AppState {
+    store: Arc<Store>,
+    node: Arc<NodeInfo>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Info {
+    #[serde(rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    cluster_id: Option<String>,
+    is_primary: bool,
+    candidate: bool,
+    path: String,
+    primary: Primary,
+}
+
+#[derive(Serialize)]
+struct Primary {
+    hostname: String,
+}
+
+async fn info(State(state): State<AppState>) -> Response {
+    let (store, node) = (&state.store, &state.node);
+    let is_primary = store.is_primary();
+    let hostname = if is_primary {
+        node.hostname.clone()
+    } else {
+        store.primary_hostname().unwrap_or_default()
+    };
+    let info = Info {
+        cluster_id: store.cluster_id().map(|id| id.to_string()),
+        is_primary,
+        candidate: node.candidate,
+        path: store.data_dir().display().to_string(),
+        primary: Primary { hostname },
+    };
+    match serde_json::to_string_pretty(&info) {
+        Ok(json) => text(StatusCode::OK, json + "\n"),
+        Err(err) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{err}\n")),
+    }
+}
+
+async fn name_node(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&format!("{:016X}", state.store.node_id())) {
+        headers.insert("litefs-id", id);
+    }
+    if let Some(Ok(id)) = state.store.cluster_id().map(|id| HeaderValue::from_str(&id.to_string()))
+    {
+        headers.insert("litefs-cluster-id", id);
+    }
+    response
+}
+
+fn text(status: StatusCode, body: impl Into<String>) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body.into()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::store::StoreOptions;
+
+    async fn call(method: &str, path: &str) -> (StatusCode, String, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StoreOptions::new(dir.path()).open().unwrap();
+        store.become_primary();
+        store.ensure_cluster_id().unwrap();
+        let node = NodeInfo { candidate: true, hostname: "here".into() };
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = router(store, node).oneshot(request).await.unwrap();
+        let named = response.headers().contains_key("litefs-id");
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 65536).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap(), named)
+    }
+
+    #[tokio::test]
+    async fn info_tells_role_and_place() {
+        let (status, body, named) = call("GET", "/info").await;
+        assert_eq!((status, named), (StatusCode::OK, true));
+        assert!(body.starts_with("{\n  \"clusterID\": \"LFSC"), "{body}");
+        assert!(
+            body.contains("\"isPrimary\": true") && body.contains("\"hostname\": \"here\""),
+            "{body}"
+        );
+    }
+
+    #[tokio::test]
+    async fn other_paths_and_methods_are_refused() {
+        assert_eq!(call("GET", "/x").await.0, StatusCode::NOT_FOUND);
+        let (status, body, _) = call("DELETE", "/info").await;
+        assert_eq!(
+            (status, body.as_str()),
+            (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
+        );
+    }
+}
