@@ -1,6 +1,6 @@
 //! Runs applications under a guardian, and learns how they end.
 //!
-//! The other half, and the picture, is in [`crate::guardian`]. What is run and when is decided in
+//! The other half, and the picture, is in `guardian.rs`. What is run and when is decided in
 //! `cmd::mount`. Environment, stdout and stderr of an application are the daemon's, its stdin is
 //! `/dev/null`.
 //!

@@ -96,8 +96,14 @@ pub(crate) fn run(words: &[OsString]) -> io::Result<()> {
     match spawned {
         Ok(child) => {
             let mut guard = Guard { app: Some(pid_of(&child)), link, woken, deadline: None };
-            report(&guard.link, Report::Started)?;
-            guard.watch()
+            // If the daemon is already dead, the end of the stream will say so; the application must
+            // not be left for it.
+            let _ = report(&guard.link, Report::Started);
+            let watched = guard.watch();
+            if watched.is_err() {
+                guard.signal_group(Signal::SIGKILL);
+            }
+            watched
         }
         Err(err) => report(&link, Report::Failed(err.raw_os_error().unwrap_or(0))),
     }

@@ -1,6 +1,7 @@
 //! The program from outside: what it prints, and its exit codes.
 
 #![allow(missing_docs)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test] functions")]
 
 use std::fs;
 use std::os::unix::process::CommandExt;

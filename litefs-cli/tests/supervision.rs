@@ -5,10 +5,12 @@
 //! for writing: reading it to its end means that they are all gone. No test waits for a time to pass.
 
 #![allow(missing_docs)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of #[test] functions")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -245,6 +247,7 @@ fn the_protocol_is_lines_one_way_and_bytes_the_other() {
     let mut guardian = Command::new(LITEFS)
         .args(["__exec", "--", "sleep", "600"])
         .stdin(std::os::fd::OwnedFd::from(theirs))
+        .process_group(0)
         .spawn()
         .unwrap();
     ours.write_all(&[15]).unwrap();
@@ -252,6 +255,25 @@ fn the_protocol_is_lines_one_way_and_bytes_the_other() {
     ours.read_to_string(&mut text).unwrap();
     assert_eq!(text, "started\nkilled 15\n");
     assert!(guardian.wait().unwrap().success());
+}
+
+/// The daemon may die at any moment, also before it hears that the application runs.
+#[test]
+fn a_daemon_that_is_dead_from_the_start_leaves_nobody_behind() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(ours);
+    let (mut witness, held) = std::io::pipe().unwrap();
+    let mut guardian = Command::new(LITEFS)
+        .args(["__exec", "--", "sleep", "600"])
+        .stdin(std::os::fd::OwnedFd::from(theirs))
+        .stdout(held)
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    guardian.wait().unwrap();
+    let (sender, gone) = mpsc::channel();
+    thread::spawn(move || sender.send(witness.read(&mut [0]).unwrap()));
+    assert_eq!(gone.recv_timeout(DEADLINE), Ok(0), "the application is left");
 }
 
 /// Runs [`stand_in_daemon`] in a process of its own.

@@ -66,7 +66,11 @@ fn explain(loaded: &Loaded, env: &Environment) {
         let source = loaded.source(key);
         say(format_args!("  {key:key_width$}  {value:value_width$}  {source}"));
     }
-    let warnings = warnings(loaded, env);
+    let mut warnings = warnings(loaded, env);
+    if loaded.config.lease.r#type == "consul" {
+        warnings
+            .push("lease.type consul is not supported yet, `litefs mount` will refuse it".into());
+    }
     if !warnings.is_empty() {
         say(format_args!("\nWarnings:"));
         warnings.iter().for_each(|warning| say(format_args!("  {warning}")));
@@ -96,6 +100,9 @@ fn shown(key: &str, value: &Value) -> String {
         Value::String(_) if is_secret(key) => HIDDEN.into(),
         Value::String(url) if key.ends_with("url") => without_password(url),
         Value::String(text) => text.clone(),
+        Value::Array(list) if key == "exec" && !list.is_empty() => {
+            format!("{} commands", list.len())
+        }
         other => other.to_string(),
     }
 }
