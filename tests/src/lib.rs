@@ -7,5 +7,6 @@
 pub mod mount;
 pub mod node;
 mod vfs;
+pub mod workload;
 
 pub use node::{App, Node};

@@ -19,10 +19,18 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::mount::{Fail, FileId, Level, MOUNT_POINT, Process, Region};
 
-/// A registered VFS; it stays registered.
+/// A registered VFS. Its memory is never freed: open connections go on using it.
 #[derive(Debug)]
 pub(crate) struct Vfs {
     name: CString,
+    vfs: usize,
+}
+
+impl Drop for Vfs {
+    fn drop(&mut self) {
+        // SAFETY: `register` leaked it, so the address is valid.
+        unsafe { ffi::sqlite3_vfs_unregister(self.vfs as *mut ffi::sqlite3_vfs) };
+    }
 }
 
 impl Vfs {
@@ -58,7 +66,7 @@ impl Vfs {
         // SAFETY: the structure, its name and its data live for ever.
         let rc = unsafe { ffi::sqlite3_vfs_register(vfs, 0) };
         assert_eq!(rc, ffi::SQLITE_OK);
-        Vfs { name }
+        Vfs { name, vfs: std::ptr::from_mut(vfs) as usize }
     }
 
     pub(crate) fn connect(&self, db: &str) -> rusqlite::Result<Connection> {

@@ -208,6 +208,17 @@ impl SimDisk {
         self.0.lock().now += by;
     }
 
+    /// Makes everything durable, as sync(1) does.
+    pub fn sync_all(&self) {
+        let mut disk = self.0.lock();
+        for ino in disk.names.values().copied().collect::<Vec<_>>() {
+            disk.record(Op::Sync { ino });
+        }
+        for path in disk.dirs.clone() {
+            disk.record(Op::SyncDir { path });
+        }
+    }
+
     /// How many changes and syncs have been recorded.
     pub fn ops(&self) -> usize {
         self.0.lock().recorded.len()
@@ -542,8 +553,8 @@ impl Disk {
             self.record(Op::Write { ino, offset: 0, data: data.into() });
             self.record(Op::Sync { ino });
         }
-        for dir in self.dirs.clone() {
-            self.record(Op::SyncDir { path: dir });
+        for path in self.dirs.clone() {
+            self.record(Op::SyncDir { path });
         }
     }
 
