@@ -90,6 +90,9 @@ impl Recording {
         let app = node.app();
         let conn = setting.connect(&app, DB).expect("connect");
         conn.execute_batch(SCHEMA).expect("schema");
+        // Closing captures the schema in any mode.
+        drop(conn);
+        let conn = setting.connect(&app, DB).expect("connect again");
         node.disk.sync_all();
         let mut recording = Recording { setting, start: node.disk.ops(), end: 0, acks: Vec::new(), node };
         recording.acknowledge(&conn);
@@ -156,7 +159,8 @@ impl Recording {
         }
         node.check(DB, &mut conn);
         conn.execute_batch("INSERT INTO t(v) VALUES ('goes on'); UPDATE t SET v=v||'!' WHERE id%3=0").expect("work goes on");
-        node.check(DB, &mut conn);
+        drop(conn);
+        node.check_fresh(DB);
     }
 
     fn acknowledge(&mut self, conn: &Connection) {
