@@ -154,7 +154,7 @@ struct Disk {
     next_ino: Ino,
     recorded: Vec<Op>,
     faults: Vec<Fault>,
-    faults_hit: u64,
+    faults_hit: Vec<(Call, PathBuf)>,
     capacity: Option<u64>,
     killed: bool,
     now: Duration,
@@ -181,8 +181,8 @@ impl SimDisk {
         self.0.lock().faults.push(fault);
     }
 
-    /// Takes all faults away; returns how many calls they made fail.
-    pub fn clear_faults(&self) -> u64 {
+    /// Takes all faults away; returns the calls that they made fail.
+    pub fn clear_faults(&self) -> Vec<(Call, PathBuf)> {
         let mut disk = self.0.lock();
         disk.faults.clear();
         std::mem::take(&mut disk.faults_hit)
@@ -483,7 +483,7 @@ impl Disk {
         }
         for fault in &mut self.faults {
             if fault.hits(call, path) {
-                self.faults_hit += 1;
+                self.faults_hit.push((call, path.into()));
                 return Err((io::Error::from_raw_os_error(fault.errno), fault.part));
             }
         }

@@ -86,7 +86,7 @@ fn faults_hit_the_call_they_name() {
     assert_eq!(file.write_at(b"2345", 1).unwrap_err().raw_os_error(), Some(EIO));
     file.write_at(b"x", 3).unwrap();
     assert_eq!(disk.content(Path::new(FILE)).unwrap(), b"123x");
-    assert_eq!(disk.clear_faults(), 1);
+    assert_eq!(disk.clear_faults(), [(Call::Write, FILE.into())]);
 }
 
 #[test]
