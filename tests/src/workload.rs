@@ -179,7 +179,7 @@ impl Drop for Report<'_> {
 }
 
 /// All rows, as text.
-fn state(conn: &Connection) -> String {
+pub fn state(conn: &Connection) -> String {
     conn.query_row(
         "SELECT (SELECT max(n) FROM done) || ':' || coalesce((SELECT group_concat(id || '=' || substr(v, 1, 40) || length(v)) FROM t), '')",
         [],
