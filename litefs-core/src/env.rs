@@ -3,8 +3,13 @@
 //! Everything the engine does to a disk goes through these two traits, so that a test can refuse the
 //! n-th call, tear a write or cut the power. [`SystemEnv`] is the real thing.
 //!
+//! The `testing` feature adds `sim`, a disk in memory that fails on command.
+//!
 //! What isn't here: any knowledge of what the files hold. Paths are absolute or relative to the
 //! process; the engine builds them in [`crate::store`] only.
+
+#[cfg(feature = "testing")]
+pub mod sim;
 
 use std::fmt::Debug;
 use std::fs;

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::log::{RecordKind, TxLog};
 use crate::ltx::{Encoder, Header, Scratch, Timestamp, WalSource};
 use crate::types::Txid;
@@ -112,12 +112,15 @@ impl Database {
         Ok(())
     }
 
-    /// Makes the log durable.
+    /// Makes the log durable. If that fails, nobody knows what is: nothing more is written before a restart.
     pub(super) fn sync_log(&self) -> Result<(), Error> {
         let mut writer = self.log.lock();
-        writer.log.sync().map_err(|e| self.log_error(e))?;
+        let synced = writer.log.sync().map_err(|e| self.log_error(e));
+        if let Err(err) = &synced {
+            self.fail(chain(err));
+        }
         self.note_log(&writer.log);
-        Ok(())
+        synced
     }
 
     /// Before the WAL's frames are checkpointed, overwritten or removed: the log has them, as durably as

@@ -25,6 +25,7 @@ mod capture;
 mod clean;
 mod encode;
 mod files;
+mod known;
 mod names;
 mod pages;
 mod plan;

@@ -15,6 +15,7 @@ use crate::types::{PageSize, Pgno};
 use super::Database;
 use super::capture::Capture;
 use super::names::{FileKind, SuperSuffix};
+use super::undo::REPLACED;
 
 impl Database {
     /// If pages were written without a journal when the process died: puts them back, or, if the whole
@@ -26,7 +27,9 @@ impl Database {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e).at("open", path),
         };
-        if undo.is_empty().at("stat", &path)? {
+        let mut mark = REPLACED.map(|byte| !byte);
+        undo.read_at(&mut mark, 0).at("read", &path)?;
+        if mark == REPLACED {
             tracing::warn!(db = %self.name, "the database was being replaced when the process ended; taking the file as it is");
             c.dirty.whole = true;
         } else {

@@ -3,7 +3,8 @@
 //! ```text
 //!   undo file ─► journal ─► is the database where the log says? ─► capture the WAL's rest ─► checkpoint
 //!                                  │ no
-//!                                  ├─► where an earlier record says: apply the later ones again
+//!                                  ├─► where an earlier record says: apply the later ones again,
+//!                                  │      or, if the WAL goes on otherwise, log the whole database
 //!                                  ├─► pages of the log repair it:   write them
 //!                                  └─► else: read-only, files untouched
 //! ```
@@ -33,11 +34,12 @@ use crate::env::File;
 use crate::error::{Error, IoContext, chain};
 use crate::log::{RecordKind, RecordMeta};
 use crate::ltx::{Decoder, page_checksum};
-use crate::types::{Checksum, PageCount, PageSize, Pgno, Txid};
+use crate::types::{Checksum, Pgno, Txid};
 
 use super::Database;
 use super::capture::{Capture, WalTail};
 use super::clean::{Mark, WalState};
+use super::known::Known;
 use super::names::FileKind;
 use super::pages::{PageFiles, Source};
 use super::plan::{Logged, WalPages};
@@ -136,74 +138,33 @@ impl Database {
         }
     }
 
-    /// The database isn't where the log's last record says: it is behind, or damaged.
+    /// The database isn't where the log's last record says: it is behind, on another way, or damaged.
     fn catch_up(&self, c: &mut Capture, wal: Option<&Arc<dyn File>>) -> Result<(), Error> {
-        let adopted = c.wal.take();
-        let (behind, wal_pages) = self.pages_now(wal)?;
-        if let Some((sum, commit, page_size)) = behind
-            && let Some(at) = self.record_with(sum, commit)?
-        {
-            let logged = c.logged;
-            c.wal = wal_pages;
-            if let Some(wal) = wal {
-                c.logged = Logged { count: commit, page_size: Some(page_size), ..logged };
-                self.checkpoint(c, wal)?;
+        let (now, known) = self.find_known(wal)?;
+        if let Some(Known { at, tail, overtaken }) = known {
+            c.wal = tail;
+            if c.logged.pos == Some(at.pos()) {
+                return Ok(());
             }
-            c.logged = logged;
+            if overtaken {
+                tracing::warn!(db = %self.name, txid = %at.max_txid,
+                    "transactions that SQLite never finished are in the log; the next one corrects them");
+                c.dirty.whole = true;
+                return Ok(());
+            }
+            if let Some(wal) = wal {
+                let logged = std::mem::replace(&mut c.logged, logged_by(&at));
+                self.checkpoint(c, wal)?;
+                c.logged = logged;
+            }
             return self.apply_after(c, &at);
         }
-        c.wal = adopted;
         if self.repair(c)? {
             return Ok(());
         }
         let last = c.logged.pos.ok_or_else(|| Error::NotFound { db: self.name.clone() })?;
-        let got = behind.map_or(Checksum::EMPTY, |(sum, ..)| sum);
+        let got = now.unwrap_or(Checksum::EMPTY);
         Err(Error::ChecksumMismatch { db: self.name.clone(), got, want: last })
-    }
-
-    /// The checksum of what SQLite would see: all committed frames of the WAL count.
-    #[allow(clippy::type_complexity)]
-    fn pages_now(
-        &self,
-        wal: Option<&Arc<dyn File>>,
-    ) -> Result<(Option<(Checksum, PageCount, PageSize)>, Option<WalTail>), Error> {
-        let Some(file) = self.open_if_there(FileKind::Database)? else { return Ok((None, None)) };
-        let mut commit = None;
-        let mut tail = None;
-        if let Some(wal) = wal {
-            tail = WalTail::open(wal.as_ref()).at("read", self.paths.wal())?;
-            if let Some(tail) = &mut tail {
-                while let Some(tx) = tail.advance(wal.as_ref()).at("read", self.paths.wal())? {
-                    commit = Some((tx.commit, tail.page_size()));
-                    tail.accept(tx);
-                }
-            }
-        }
-        let state = match (commit, self.read_header(file.as_ref())) {
-            (Some(state), _) => Some(state),
-            (None, Ok(Some((header, count)))) => Some((count, header.page_size)),
-            (None, Ok(None) | Err(Error::Header { .. })) => None,
-            (None, Err(err)) => return Err(err),
-        };
-        let Some((count, page_size)) = state else { return Ok((None, tail)) };
-        let c = Capture::default();
-        let (none, mut files) = (WalPages::new(), self.page_files(page_size)?);
-        files.wal = wal.cloned();
-        let pages = tail.as_ref().map_or(&none, WalTail::pages);
-        let sum = c.view(self, &files, pages, &none, count).checksum()?;
-        Ok((Some((sum, count, page_size)), tail))
-    }
-
-    /// The newest record after which the database had this checksum.
-    fn record_with(&self, sum: Checksum, commit: PageCount) -> Result<Option<RecordMeta>, Error> {
-        let mut found = None;
-        for record in self.records()? {
-            let (meta, _) = record.map_err(|e| self.log_error(e))?;
-            if meta.post_apply == sum && meta.commit == commit {
-                found = Some(meta);
-            }
-        }
-        Ok(found)
     }
 
     /// The file is at `at`, the log further: applies the records between, or, where one has no pages,
@@ -377,7 +338,7 @@ impl Database {
         *self.published.write() = super::Published { logged: c.logged, committed_at };
     }
 
-    fn records(&self) -> Result<crate::log::Records, Error> {
+    pub(super) fn records(&self) -> Result<crate::log::Records, Error> {
         let writer = self.log.lock();
         let from = writer.log.first_txid().unwrap_or(Txid::FIRST);
         writer.log.records(from).map_err(|e| self.log_error(e))

@@ -6,7 +6,8 @@
 //! | content | meaning at start |
 //! |---|---|
 //! | header, records | play it back: the database is as the log says |
-//! | empty | the whole file was being replaced: take it as it is |
+//! | [`REPLACED`] | the whole file was being replaced: take it as it is |
+//! | anything else | nothing was changed yet, or the power went and took it: no help |
 //!
 //! It is never synced: these modes ask for no safety from power loss, only the daemon's own death is
 //! answered for. The format is SQLite's, "The Rollback Journal", with the record count left to the file's size.
@@ -55,6 +56,7 @@ impl Undo {
     pub(super) fn give_up(env: &dyn Env, path: &Path) -> io::Result<Undo> {
         let file = env.open(path, OpenMode::Create)?;
         file.set_len(0)?;
+        file.write_at(&REPLACED, 0)?;
         Ok(Undo { path: path.into(), file, end: None, record: Vec::new() })
     }
 
@@ -75,6 +77,9 @@ impl Undo {
         env.remove_file(&self.path)
     }
 }
+
+/// All that the file holds while the whole database file is being replaced.
+pub(super) const REPLACED: [u8; 8] = *b"REPLACED";
 
 const SECTOR_SIZE: u32 = 512;
 const NONCE: u32 = 0x6c66_7301;

@@ -104,8 +104,10 @@ impl Database {
         c.staged = None;
         let Some(plan) = self.plan_from_file(c)? else { return Ok(()) };
         let kind = RecordKind::Staged { journal_nonce: self.journal_nonce()? };
-        c.staged = Some(Staged { logged: plan.logged(), stale: false });
-        self.append(plan, kind)
+        let staged = Staged { logged: plan.logged(), stale: false };
+        self.append(plan, kind)?;
+        c.staged = Some(staged);
+        Ok(())
     }
 
     /// Commits what was written without a journal. Incomplete files are left for later.

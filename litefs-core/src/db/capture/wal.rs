@@ -135,8 +135,8 @@ impl WalTail {
     pub(in crate::db) fn give_up(&mut self, wal: &dyn File, frame: u32) -> io::Result<()> {
         let keep = frame.saturating_sub(self.captured) as usize;
         if keep < self.pending.len() {
-            self.pending.truncate(keep);
             self.pending_chain = self.chain_at(wal, self.captured + keep as u32)?;
+            self.pending.truncate(keep);
         }
         Ok(())
     }
@@ -155,18 +155,21 @@ impl WalTail {
             .filter(|(_, page)| page.frame >= frame)
             .map(|(pgno, page)| (*pgno, page.sum))
             .collect();
-        for (pgno, _) in &lost {
-            self.pages.remove(pgno);
-        }
+        // Nothing changes before all reads have succeeded.
+        let mut before = WalPages::new();
         for index in 0..frame {
             wal.read_exact_at(&mut self.buf, frame_offset(index, self.header.page_size))?;
             let Some((head, content)) = self.buf.split_first_chunk() else { continue };
             let Some(FrameHeader { pgno, .. }) = FrameHeader::decode(head) else { continue };
             if lost.binary_search_by_key(&pgno, |(p, _)| *p).is_ok() {
                 let sum = page_checksum(pgno, content);
-                self.pages.insert(pgno, WalPage { frame: index, sum, backfilled: false });
+                before.insert(pgno, WalPage { frame: index, sum, backfilled: false });
             }
         }
+        for (pgno, _) in &lost {
+            self.pages.remove(pgno);
+        }
+        self.pages.extend(before);
         self.captured = frame;
         self.chain = chain;
         self.pending.clear();
