@@ -4,8 +4,8 @@
 //! the frames. After that the log must again give what SQLite sees.
 
 use litefs_core::db::FileKind;
-use litefs_tests::mount::{FileOp, Outcome, Process};
-use litefs_tests::{App, Node};
+use litefs_tests::sim::mount::{FileOp, Outcome, Process};
+use litefs_tests::sim::{App, Node};
 use rusqlite::Connection;
 
 fn run(conn: &Connection, sql: &str) {

@@ -1,6 +1,6 @@
 //! Whatever SQLite is told to do, the log replays to exactly what SQLite sees.
 
-use litefs_tests::Node;
+use litefs_tests::sim::Node;
 use rusqlite::Connection;
 
 const MODES: [&str; 6] = ["DELETE", "TRUNCATE", "PERSIST", "WAL", "MEMORY", "OFF"];

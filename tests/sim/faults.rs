@@ -2,8 +2,8 @@
 
 use litefs_core::db::Health;
 use litefs_core::env::sim::{Call, EIO, ENOSPC, Fault, SimDisk};
-use litefs_tests::Node;
-use litefs_tests::workload::{Setting, state};
+use litefs_tests::sim::Node;
+use litefs_tests::sim::workload::{Setting, state};
 use rusqlite::Connection;
 
 const SCHEMA: &str = "BEGIN; CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE done(n); INSERT INTO done VALUES (0); COMMIT";

@@ -9,7 +9,7 @@ use litefs_core::env::sim::Landed;
 use litefs_core::types::Pos;
 use rusqlite::Connection;
 
-use crate::node::{App, Node};
+use crate::sim::node::{App, Node};
 
 /// What an app asks of SQLite.
 #[derive(Debug, Clone, Copy)]

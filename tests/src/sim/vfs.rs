@@ -1,4 +1,4 @@
-//! SQLite's VFS interface in front of [`crate::mount`]: the only unsafe code of this crate.
+//! SQLite's VFS interface in front of [`crate::sim::mount`]: the only unsafe code of this crate.
 //!
 //! One VFS is registered per process of the simulation. Main databases, journals, WALs and super-journals
 //! go to the mount; temporary files live in memory.
@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 use rusqlite::ffi;
 use rusqlite::{Connection, OpenFlags};
 
-use crate::mount::{Fail, FileId, Level, MOUNT_POINT, Process, Region};
+use crate::sim::mount::{Fail, FileId, Level, MOUNT_POINT, Process, Region};
 
 /// A registered VFS. Its memory is never freed: open connections go on using it.
 #[derive(Debug)]

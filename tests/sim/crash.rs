@@ -1,7 +1,7 @@
 //! A crash at every operation, of the daemon or of the power, leaves what SQLite promises.
 
 use litefs_core::env::sim::Landed;
-use litefs_tests::workload::{Promise, Recording, Setting};
+use litefs_tests::sim::workload::{Promise, Recording, Setting};
 
 fn daemon_dies(mode: &'static str) {
     for sync in ["OFF", "NORMAL", "FULL"] {

@@ -16,8 +16,8 @@ use litefs_core::types::{Checksum, DbName, PageSize, Pgno, Pos, Txid};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use crate::mount::{Mount, Process};
-use crate::vfs::Vfs;
+use crate::sim::mount::{Mount, Process};
+use crate::sim::vfs::Vfs;
 
 /// A store on a simulated disk.
 #[derive(Debug)]
