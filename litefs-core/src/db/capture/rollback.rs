@@ -18,7 +18,7 @@
 //!
 //! SQLite: fileformat2, "The Rollback Journal"; `pager.c`.
 
-use crate::db::Database;
+use crate::db::{Database, Durability};
 use crate::db::encode::Job;
 use crate::db::names::FileKind;
 use crate::db::pages::Source;
@@ -255,7 +255,8 @@ impl Database {
     fn append(&self, plan: Plan, kind: RecordKind) -> Result<(), Error> {
         let files = self.page_files(plan.page_size)?;
         let job = Job { plan, files, timestamp: self.env.now(), kind };
-        self.append_now(job)
+        self.append_now(job)?;
+        if self.options.durability == Durability::Always { self.sync_log() } else { Ok(()) }
     }
 
     fn journal_nonce(&self) -> Result<u32, Error> {
