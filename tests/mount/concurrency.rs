@@ -1,5 +1,8 @@
 //! Several connections, threads and processes on one database.
 
+// A failed expectation is what a test has to report.
+#![allow(clippy::unwrap_used)]
+
 use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,7 +82,9 @@ fn four_threads_write_and_four_read() {
         let path = node.path("db");
         sqlite::run(
             &sqlite::open(&path),
-            &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(thread, n); CREATE INDEX i ON t(n)"),
+            &format!(
+                "PRAGMA journal_mode={journal}; CREATE TABLE t(thread, n); CREATE INDEX i ON t(n)"
+            ),
         );
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -141,7 +146,8 @@ fn three_processes_write_one_database() {
         for process in [&first].into_iter().chain(&others) {
             process.signal(nix::sys::signal::Signal::SIGKILL);
             process.wait(LIMIT);
-            acknowledged += process.lines().iter().filter(|l| l.text.parse::<i64>().is_ok()).count();
+            acknowledged +=
+                process.lines().iter().filter(|l| l.text.parse::<i64>().is_ok()).count();
         }
         let last = workload::check(&sqlite::open(&node.path("db"))).unwrap();
         let in_flight = 3;
@@ -180,6 +186,9 @@ fn a_position_read_through_a_kept_handle_follows() {
         let mut text = [0; 34];
         kept.read_exact_at(&mut text, 0).unwrap();
         let want = node.pos("db");
-        assert_eq!(text.as_slice(), format!("{:016x}/{:016x}\n", want.txid, want.checksum).as_bytes());
+        assert_eq!(
+            text.as_slice(),
+            format!("{:016x}/{:016x}\n", want.txid, want.checksum).as_bytes()
+        );
     }
 }

@@ -1,6 +1,9 @@
 //! What a mount of databases isn't made for. Each operation gets the errno a program can act on, none
 //! hangs, and the databases go on.
 
+// A failed expectation is what a test has to report.
+#![allow(clippy::unwrap_used)]
+
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};
@@ -27,7 +30,9 @@ fn node() -> (Node, rusqlite::Connection) {
 fn assert_errno<T>(what: &str, result: io::Result<T>, want: Errno) {
     match result {
         Ok(_) => panic!("{what} succeeded"),
-        Err(err) => assert_eq!(err.raw_os_error().map(Errno::from_raw), Some(want), "{what}: {err}"),
+        Err(err) => {
+            assert_eq!(err.raw_os_error().map(Errno::from_raw), Some(want), "{what}: {err}");
+        }
     }
 }
 
@@ -88,7 +93,11 @@ fn companions_of_unknown_databases_cant_be_made() {
         // The kernel doesn't remember the refusal for the whole mount.
         assert_errno(name, File::create_new(node.path(name)), want);
     }
-    assert_errno("a companion of a companion", File::create_new(node.path("x-wal-wal")), Errno::ENOENT);
+    assert_errno(
+        "a companion of a companion",
+        File::create_new(node.path("x-wal-wal")),
+        Errno::ENOENT,
+    );
     assert_alive(&node, conn);
 }
 
@@ -133,15 +142,11 @@ fn directories_can_be_opened_listed_and_synced() {
     assert_errno("read of a directory", (&dir).read(&mut [0; 10]), Errno::EISDIR);
     let write = OpenOptions::new().write(true).open(node.path(""));
     assert_errno("write to a directory", write, Errno::EISDIR);
-    let tmpfile = OpenOptions::new()
-        .write(true)
-        .custom_flags(OFlag::O_TMPFILE.bits())
-        .open(node.path(""));
+    let tmpfile =
+        OpenOptions::new().write(true).custom_flags(OFlag::O_TMPFILE.bits()).open(node.path(""));
     assert_errno("O_TMPFILE", tmpfile, Errno::EOPNOTSUPP);
-    let not_dir = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_DIRECTORY.bits())
-        .open(node.path("db"));
+    let not_dir =
+        OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(node.path("db"));
     assert_errno("O_DIRECTORY", not_dir, Errno::ENOTDIR);
     assert!(nix::sys::statvfs::statvfs(&node.path("")).unwrap().blocks() > 0);
     assert_alive(&node, conn);

@@ -1,6 +1,9 @@
 //! Every way in which SQLite writes: journal modes, synchronous levels, locking modes, page sizes, and the
 //! switches between them. Each commit is checked by the node (`strict-verify`) and in the end by the oracle.
 
+// A failed expectation is what a test has to report.
+#![allow(clippy::unwrap_used)]
+
 use litefs_tests::node::Node;
 use litefs_tests::sqlite;
 use litefs_tests::workload::{self, Mode, Workload};
@@ -154,7 +157,10 @@ fn auto_vacuum_and_incremental_vacuum() {
         for vacuum in ["FULL", "INCREMENTAL"] {
             let name = format!("{journal}-{vacuum}");
             let conn = sqlite::open(&node.path(&name));
-            sqlite::run(&conn, &format!("PRAGMA auto_vacuum={vacuum}; PRAGMA journal_mode={journal}"));
+            sqlite::run(
+                &conn,
+                &format!("PRAGMA auto_vacuum={vacuum}; PRAGMA journal_mode={journal}"),
+            );
             sqlite::run(&conn, "CREATE TABLE t(x INTEGER PRIMARY KEY, y)");
             for _ in 0..10 {
                 sqlite::run(&conn, "INSERT INTO t(y) VALUES (zeroblob(100000))");

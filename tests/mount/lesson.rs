@@ -1,6 +1,9 @@
 //! The course lesson: an app whose migration makes the database on the first start, run by
 //! `litefs mount -- …` with `${LITEFS_DIR}` in its configuration, and none the wiser.
 
+// A failed expectation is what a test has to report.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,7 +64,8 @@ impl App {
         let config = files.path().join("litefs.yml").display().to_string();
         let app = files.path().join("app.py").display().to_string();
         let db = node.path("app.db").display().to_string();
-        let (mount, data) = (node.path("").display().to_string(), node.data().display().to_string());
+        let (mount, data) =
+            (node.path("").display().to_string(), node.data().display().to_string());
         let options = node.options();
         // The last -config counts.
         options.args = ["-config", &config, "--", "python3", &app].map(String::from).to_vec();
@@ -127,7 +131,10 @@ fn the_lines_of_a_start_and_a_stop_come_in_the_lessons_order() {
         assert!(rest.any(|line| line.contains(want)), "{want:?} missing or late in {stderr:#?}");
     }
     for line in &stderr {
-        assert!(line.starts_with("level=INFO msg=\"") || line.starts_with("level=WARN msg=\""), "{line}");
+        assert!(
+            line.starts_with("level=INFO msg=\"") || line.starts_with("level=WARN msg=\""),
+            "{line}"
+        );
     }
     let stdout = process.stream(Stream::Stdout);
     assert!(stdout[0].starts_with("LiteFS "), "{stdout:?}");
@@ -193,7 +200,9 @@ fn gone(pid: Pid) -> bool {
     while std::time::Instant::now() < deadline {
         // A zombie has no more arguments; who reaps it isn't our concern.
         match fs::read(format!("/proc/{pid}/cmdline")) {
-            Ok(arguments) if !arguments.is_empty() => std::thread::park_timeout(Duration::from_millis(5)),
+            Ok(arguments) if !arguments.is_empty() => {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
             _ => return true,
         }
     }

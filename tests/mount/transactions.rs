@@ -1,5 +1,8 @@
 //! Transactions of unusual shape. The oracle is the same SQL on a plain directory.
 
+// A failed expectation is what a test has to report.
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use litefs_tests::node::Node;
@@ -103,7 +106,10 @@ fn vacuum_shrinks_and_changes_the_page_size() {
              DELETE FROM t WHERE id % 4 <> 0; VACUUM;",
         );
         for size in [512, 65536, 4096, 1024] {
-            sqlite::run(&conn, &format!("PRAGMA page_size={size}; VACUUM; INSERT INTO t(y) VALUES ('{size}')"));
+            sqlite::run(
+                &conn,
+                &format!("PRAGMA page_size={size}; VACUUM; INSERT INTO t(y) VALUES ('{size}')"),
+            );
             assert_eq!(sqlite::number(&conn, "PRAGMA page_size"), size);
         }
         // In WAL mode the page size stays, which is SQLite's rule.
@@ -157,7 +163,10 @@ fn checkpoints_of_every_kind_between_writes() {
         sqlite::run(&conn, "PRAGMA journal_mode=WAL; CREATE TABLE t(x, y)");
         for how in ["PASSIVE", "FULL", "RESTART", "TRUNCATE", "PASSIVE", "TRUNCATE"] {
             for _ in 0..5 {
-                sqlite::run(&conn, "INSERT INTO t VALUES (random() > 2, zeroblob(9000)); UPDATE t SET x = 5");
+                sqlite::run(
+                    &conn,
+                    "INSERT INTO t VALUES (random() > 2, zeroblob(9000)); UPDATE t SET x = 5",
+                );
             }
             sqlite::run(&conn, &format!("PRAGMA wal_checkpoint({how})"));
         }
@@ -206,7 +215,14 @@ fn a_database_is_dropped_and_recreated_with_another_page_size() {
         txid = node.pos("db").txid;
         std::fs::remove_file(node.path("db")).unwrap();
         let left: Vec<_> = std::fs::read_dir(node.path("")).unwrap().collect();
-        assert!(left.iter().all(|e| !e.as_ref().unwrap().file_name().to_string_lossy().starts_with("db")));
+        assert!(
+            left.iter().all(|e| !e
+                .as_ref()
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .starts_with("db"))
+        );
     }
 }
 
@@ -215,7 +231,9 @@ fn a_database_is_dropped_and_recreated_with_another_page_size() {
 #[test]
 fn the_first_transactions_count_as_in_the_original() {
     let node = Node::start();
-    for (journal, want) in [("WAL", [2, 3]), ("DELETE", [1, 2]), ("TRUNCATE", [1, 2]), ("PERSIST", [1, 2])] {
+    for (journal, want) in
+        [("WAL", [2, 3]), ("DELETE", [1, 2]), ("TRUNCATE", [1, 2]), ("PERSIST", [1, 2])]
+    {
         let conn = sqlite::open(&node.path(journal));
         sqlite::run(&conn, &format!("PRAGMA journal_mode={journal}; CREATE TABLE t (x)"));
         assert_eq!(node.pos(journal).txid, want[0], "{journal}");

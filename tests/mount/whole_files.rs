@@ -1,5 +1,8 @@
 //! Databases that arrive, leave or change as a whole: copies, backups, restores; and many, or oddly named.
 
+// A failed expectation is what a test has to report.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,8 +11,8 @@ use std::time::Duration;
 use litefs_tests::node::{LIMIT, Node, NodeOptions};
 use litefs_tests::process::Process;
 use litefs_tests::sqlite;
-use rusqlite::backup::Backup;
 use rusqlite::MAIN_DB;
+use rusqlite::backup::Backup;
 
 /// A plain database of some 1.5 MB.
 fn source(dir: &Path, name: &str, page_size: u32, salt: u32) -> PathBuf {
@@ -48,7 +51,9 @@ fn copy_with(tool: &str, from: &Path, to: &Path) {
     match tool {
         "cp" => command("cp", &[&from, &to]),
         "dd" => command("dd", &[&input, &output, &"bs=1000", &"status=none"]),
-        "dd notrunc" => command("dd", &[&input, &output, &"bs=1M", &"conv=notrunc,fsync", &"status=none"]),
+        "dd notrunc" => {
+            command("dd", &[&input, &output, &"bs=1M", &"conv=notrunc,fsync", &"status=none"]);
+        }
         "rsync" => command("rsync", &[&"--inplace", &"--no-whole-file", &from, &to]),
         _ => unreachable!("{tool}"),
     }
@@ -131,7 +136,9 @@ fn vacuum_into_and_the_shells_backup_and_restore() {
 
     for journal in ["DELETE", "WAL"] {
         let target = node.path(&format!("restored-{journal}"));
-        let setup = format!("PRAGMA journal_mode={journal}; CREATE TABLE old(x); INSERT INTO old VALUES (1)");
+        let setup = format!(
+            "PRAGMA journal_mode={journal}; CREATE TABLE old(x); INSERT INTO old VALUES (1)"
+        );
         sqlite::shell(&target, &[&setup]).unwrap();
         sqlite::shell(&target, &[&format!(".restore '{}'", from.display())]).unwrap();
         assert_copy(&node, &format!("restored-{journal}"), &from);
@@ -170,7 +177,17 @@ fn a_serialized_database_is_written_over_the_file() {
 fn names_with_spaces_and_other_scripts() {
     let node = Node::start();
     let long = "x".repeat(240);
-    let names = ["my data.sqlite", "ünïcödé.db", "данные", "日本語.db", "a'b\"c;d", "-dash", ".hidden", "a.b.c", &long];
+    let names = [
+        "my data.sqlite",
+        "ünïcödé.db",
+        "данные",
+        "日本語.db",
+        "a'b\"c;d",
+        "-dash",
+        ".hidden",
+        "a.b.c",
+        &long,
+    ];
     for name in names {
         let conn = sqlite::open(&node.path(name));
         sqlite::run(&conn, "PRAGMA journal_mode=WAL; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
@@ -191,7 +208,12 @@ fn three_hundred_databases() {
     for i in 0..300 {
         let conn = sqlite::open(&node.path(&format!("db{i:03}")));
         let journal = ["DELETE", "WAL"][i % 2];
-        sqlite::run(&conn, &format!("PRAGMA synchronous=OFF; PRAGMA journal_mode={journal}; CREATE TABLE t(x); INSERT INTO t VALUES ({i})"));
+        sqlite::run(
+            &conn,
+            &format!(
+                "PRAGMA synchronous=OFF; PRAGMA journal_mode={journal}; CREATE TABLE t(x); INSERT INTO t VALUES ({i})"
+            ),
+        );
     }
     let databases = |node: &Node| listing(node).iter().filter(|n| n.len() == 5).count();
     assert_eq!(databases(&node), 300);
@@ -212,7 +234,8 @@ fn the_listing_names_each_file_in_its_place() {
     sqlite::run(&conn, "PRAGMA journal_mode=WAL; CREATE TABLE t(x)");
     let other = sqlite::open(&node.path("a.db"));
     sqlite::run(&other, "PRAGMA journal_mode=PERSIST; CREATE TABLE t(x)");
-    let want = [".lag", "a.db", "a.db-pos", "a.db-journal", "b.db", "b.db-pos", "b.db-shm", "b.db-wal"];
+    let want =
+        [".lag", "a.db", "a.db-pos", "a.db-journal", "b.db", "b.db-pos", "b.db-shm", "b.db-wal"];
     assert_eq!(listing(&node), want);
     assert_eq!(fs::read_to_string(node.path(".lag")).unwrap(), "+000000000\n");
     assert!(!node.path(".primary").exists());

@@ -96,9 +96,7 @@ impl Wal {
         let mut uncommitted = HashMap::new();
         while file.read_exact_at(&mut frame, offset).is_ok() {
             chain = fold(fold(chain, &frame[..8], big_endian), &frame[24..], big_endian);
-            if frame[8..16] != header[16..24]
-                || chain != (u32_at(&frame, 16), u32_at(&frame, 20))
-            {
+            if frame[8..16] != header[16..24] || chain != (u32_at(&frame, 16), u32_at(&frame, 20)) {
                 break;
             }
             uncommitted.insert(u32_at(&frame, 0), offset + 24);

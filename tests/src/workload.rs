@@ -133,7 +133,7 @@ impl Workload {
             }
         }
         tx.execute("INSERT INTO tx VALUES (?, ?)", [last + 1, sum])?;
-        if commit { tx.commit()? } else { tx.rollback()? }
+        if commit { tx.commit() } else { tx.rollback() }?;
         Ok(last + 1)
     }
 }

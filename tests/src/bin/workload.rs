@@ -27,7 +27,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn write(path: &std::path::Path, mode: Mode, seed: u64) -> rusqlite::Result<std::convert::Infallible> {
+fn write(
+    path: &std::path::Path,
+    mode: Mode,
+    seed: u64,
+) -> rusqlite::Result<std::convert::Infallible> {
     let mut workload = Workload::open(path, mode, seed)?;
     loop {
         println!("{}", workload.step()?);
