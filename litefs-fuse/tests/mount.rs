@@ -4,13 +4,24 @@
 //! processes under `timeout`, and a mount's drop aborts what hangs.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use litefs_core::store::Store;
+use litefs_core::store::{Store, StoreOptions};
+use litefs_lease::PrimaryInfo;
 use litefs_fuse::{Mount, MountError, MountOptions, Passthrough};
+
+fn open_store(dir: &Path) -> Arc<Store> {
+    let store = StoreOptions::new(dir).strict_verify(true).open().unwrap();
+    store.become_primary();
+    store
+}
+
+fn primary() -> PrimaryInfo {
+    PrimaryInfo { hostname: "other".into(), advertise_url: "http://other:20202".into() }
+}
 
 struct Rig {
     mount: Option<Mount>,
@@ -26,7 +37,7 @@ impl Rig {
             return None;
         }
         let temp = tempfile::tempdir().unwrap();
-        let store = Store::open(&temp.path().join("data")).unwrap();
+        let store = open_store(&temp.path().join("data"));
         let dir = temp.path().join("mnt");
         let mut options = MountOptions::new(&dir);
         options.passthrough = passthrough;
@@ -182,7 +193,7 @@ fn a_dropped_database_takes_its_companions_along() {
 fn a_replica_shows_its_role_and_refuses_new_databases() {
     let Some(rig) = Rig::new(Passthrough::Auto) else { return };
     rig.sql("db", "create table t(x)");
-    rig.store.set_replica(true);
+    rig.store.become_replica(Some(primary()));
     assert_eq!(rig.sh("cat $M/.primary $M/.lag"), "node-1\n+000000311\n");
     let printed = rig.sh("sqlite3 $M/db 'insert into t values(1)'; echo > $M/new");
     assert!(printed.contains("attempt to write a readonly database"), "{printed}");
@@ -192,7 +203,7 @@ fn a_replica_shows_its_role_and_refuses_new_databases() {
     while rig.sh("stat -c %a $M $M/db") != "555\n444\n" {
         assert!(Instant::now() < deadline);
     }
-    rig.store.set_replica(false);
+    rig.store.become_primary();
     assert!(rig.sh("cat $M/.primary").contains("No such file"));
 }
 
@@ -254,7 +265,7 @@ fn directories_that_cannot_be_mounted_on() {
 #[ignore = "the victim of a_dead_process_leaves_a_mount_that_is_cleaned"]
 fn victim() {
     let Some(dir) = std::env::var_os("VICTIM") else { return };
-    let store = Store::open(&PathBuf::from(&dir).join("data")).unwrap();
+    let store = open_store(&PathBuf::from(&dir).join("data"));
     let _mount = Mount::new(store, MountOptions::new(PathBuf::from(dir).join("mnt"))).unwrap();
     eprintln!("mounted");
     let _ = std::io::stdin().read_line(&mut String::new());

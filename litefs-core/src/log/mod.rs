@@ -180,6 +180,25 @@ impl TxLog {
         recover::open(env, db_dir, options, hint)
     }
 
+    /// A log without records, whatever the directory holds: stands in for one that can't be opened.
+    pub(crate) fn empty(env: Arc<dyn Env>, db_dir: &Path, options: LogOptions) -> TxLog {
+        TxLog {
+            env,
+            db_dir: db_dir.to_path_buf(),
+            options,
+            strays: VecDeque::new(),
+            sealed: VecDeque::new(),
+            open: None,
+            last: None,
+            synced: None,
+            unsynced_dirs: Vec::new(),
+            residue: Residue::None,
+            epoch: 0,
+            failed: Arc::default(),
+            buffer: Vec::new(),
+        }
+    }
+
     /// The newest record.
     pub fn last(&self) -> Option<&RecordMeta> {
         self.last.as_ref()

@@ -19,7 +19,7 @@ use tracing::warn;
 use super::extent::{Extent, Format, Segment, list, remove_if_exists};
 use super::reader::{Cursor, Frame, Window};
 use super::segment::{Place, RecordHeader, RecordMeta, TailHint, parse_file_name};
-use super::writer::{Residue, SNAPSHOT, SNAPSHOT_TMP, finish_replacement};
+use super::writer::{SNAPSHOT, SNAPSHOT_TMP, finish_replacement};
 use super::{Index, LogError, LogOptions, OpenSegment, TxLog, legacy};
 use crate::env::{Env, File};
 use crate::types::Txid;
@@ -79,19 +79,12 @@ pub(super) fn open(
     }
     let last_txid = last.as_ref().map(|m: &RecordMeta| m.max_txid);
     let mut log = TxLog {
-        env,
-        db_dir: db_dir.to_path_buf(),
-        options,
         strays: legacy.strays.into(),
         sealed,
         open,
         last,
         synced: if synced_tail { last_txid } else { None },
-        unsynced_dirs: Vec::new(),
-        residue: Residue::None,
-        epoch: 0,
-        failed: Arc::default(),
-        buffer: Vec::new(),
+        ..TxLog::empty(env, db_dir, options)
     };
     if !synced_tail && let Some(open) = &mut log.open {
         open.synced_len = 0;
