@@ -41,6 +41,7 @@ trap clean_up EXIT
 
 start() {
   # Its last line says that the mount is there; it comes through a pipe, so nobody has to guess.
+  local up= line
   mkfifo "$work/out"
   "$litefs" mount -config "$work/litefs.yml" >"$work/out" 2>>"$work/log" &
   node=$!
@@ -48,7 +49,7 @@ start() {
     case $line in "waiting for signal"*) up=1; break ;; esac
   done <"$work/out"
   rm "$work/out"
-  [ -n "${up:-}" ] || { cat "$work/log"; exit 1; }
+  [ -n "$up" ] || { cat "$work/log"; exit 1; }
 }
 
 say "Mounting, with this litefs.yml"
