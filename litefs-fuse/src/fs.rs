@@ -8,8 +8,11 @@
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -105,13 +108,13 @@ impl LiteFs {
         &self,
         number: u64,
         opened: &Opened,
-        open: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> std::io::Result<BackingId>,
-    ) -> Option<std::sync::Arc<BackingId>> {
+        open: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
         if opened.caching != Caching::Shared {
             return None;
         }
         self.backings.acquire(number, || {
-            let unsupported = || std::io::ErrorKind::Unsupported.into();
+            let unsupported = || io::ErrorKind::Unsupported.into();
             let opened = self.ops.with_file(opened.handle, |file| file.backing_fd().map(open));
             opened.flatten().ok_or_else(unsupported).flatten()
         })
@@ -119,7 +122,7 @@ impl LiteFs {
 }
 
 impl Filesystem for LiteFs {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         self.backings = Backings::new(caps::negotiate(config, self.passthrough));
         Ok(())
     }
@@ -206,6 +209,7 @@ impl Filesystem for LiteFs {
         let exclusive = OFlag::from_bits_truncate(flags).contains(OFlag::O_EXCL);
         let create = || self.ops.create(parent.0, name.to_str(), exclusive, writable(flags));
         match self.run("create", parent, create) {
+            // One time-out for both: the attributes last longer than elsewhere, until the first write.
             Ok((attr, ttl, opened)) => {
                 let fh = FileHandle(opened.handle);
                 let entry = self.encode(&attr);

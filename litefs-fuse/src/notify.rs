@@ -25,7 +25,8 @@ use crate::node::{Nodes, ROOT};
 /// Companion files that go with their database. `-pos` and `-lock` outlive it.
 const DROPPED_WITH_DATABASE: [&str; 3] = ["-journal", "-wal", "-shm"];
 
-/// Tells the kernel what changed without it. Cheap to clone; never blocks.
+/// Tells the kernel what changed without it. Cheap to clone; never blocks. Drop it before the mount
+/// ends: the last one keeps the FUSE device open.
 #[derive(Debug, Clone)]
 pub struct Notifier {
     nodes: Arc<Mutex<Nodes>>,

@@ -21,13 +21,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use litefs_core::store::Store;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::{major, minor};
+use nix::sys::stat::minor;
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -65,6 +65,19 @@ pub enum Passthrough {
 }
 
 /// A live mount. Dropping it unmounts.
+///
+/// ```no_run
+/// # use std::sync::Arc;
+/// # use litefs_core::store::Store;
+/// use litefs_fuse::{Mount, MountError, MountOptions};
+///
+/// fn serve(store: Arc<Store>) -> Result<(), MountError> {
+///     let mount = Mount::new(store, MountOptions::new("/litefs"))?;
+///     // Any program can now open /litefs/app.db.
+///     mount.unmount()?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Mount {
     dir: PathBuf,
@@ -224,7 +237,7 @@ impl Mount {
         let before = fs::metadata(&dir).map_err(failed)?.dev();
 
         let started = store.started();
-        let nodes = Arc::new(Mutex::new(Nodes::new(std::time::SystemTime::now())));
+        let nodes = Arc::new(Mutex::new(Nodes::new(SystemTime::now())));
         let (queue, notices) = mpsc::channel();
         let notifier = Notifier::new(nodes.clone(), queue);
         let ops = Ops::new(store, nodes, notifier.clone());
@@ -251,17 +264,7 @@ impl Mount {
         if mount.device == before {
             return Err(failed(io::ErrorKind::NotConnected.into()));
         }
-        mount.enlarge_read_ahead();
         Ok(mount)
-    }
-
-    /// The kernel offers FUSE 128 KiB of read-ahead at most, but lets root have more later.
-    fn enlarge_read_ahead(&self) {
-        let (major, minor) = (major(self.device), minor(self.device));
-        let file = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-        if let Err(err) = fs::write(&file, READ_AHEAD_KIB.to_string()) {
-            tracing::debug!(file, %err, "read-ahead stays as the kernel set it");
-        }
     }
 
     fn close(&mut self) -> Result<Unmounted, MountError> {
@@ -398,5 +401,4 @@ fn abort_and_detach(dir: &Path) -> io::Result<()> {
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const END_TIMEOUT: Duration = Duration::from_secs(2);
-const READ_AHEAD_KIB: u32 = 1024;
 const MAX_STACKED: usize = 16;

@@ -3,6 +3,9 @@
 //! No test touches its mount from a thread of its own process without a way out: the work is done by child
 //! processes under `timeout`, and a mount's drop aborts what hangs.
 
+// Clippy knows tests by their attribute, not by their directory.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -10,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use litefs_core::store::{Store, StoreOptions};
-use litefs_lease::PrimaryInfo;
 use litefs_fuse::{Mount, MountError, MountOptions, Passthrough};
+use litefs_lease::PrimaryInfo;
 
 fn open_store(dir: &Path) -> Arc<Store> {
     let store = StoreOptions::new(dir).strict_verify(true).open().unwrap();
@@ -20,7 +23,7 @@ fn open_store(dir: &Path) -> Arc<Store> {
 }
 
 fn primary() -> PrimaryInfo {
-    PrimaryInfo { hostname: "other".into(), advertise_url: "http://other:20202".into() }
+    PrimaryInfo { hostname: "node-1".into(), advertise_url: "http://node-1:20202".into() }
 }
 
 struct Rig {

@@ -144,7 +144,9 @@ impl Database {
     /// Removes the mark, durably.
     pub(super) fn unmark_clean(&self) -> Result<(), Error> {
         match self.env.remove_file(&self.paths.clean()) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).at("remove", self.paths.clean()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).at("remove", self.paths.clean());
+            }
             _ => {}
         }
         self.env.sync_dir(self.paths.dir()).at("sync", self.paths.dir())?;

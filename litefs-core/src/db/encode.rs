@@ -173,7 +173,11 @@ impl Database {
             max_txid: plan.txid,
             timestamp: Timestamp::from_system_time(job.timestamp),
             pre_apply: plan.pre.map(|p| p.post_apply),
-            wal: plan.wal.map(|w| WalSource { offset: w.offset, len_bytes: w.len_bytes, salt: w.salt }),
+            wal: plan.wal.map(|w| WalSource {
+                offset: w.offset,
+                len_bytes: w.len_bytes,
+                salt: w.salt,
+            }),
             node_id: self.options.node_id,
         };
         let LogWriter { log, scratch } = writer;

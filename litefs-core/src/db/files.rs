@@ -47,7 +47,9 @@ impl Database {
     pub fn open_file(self: &Arc<Self>, kind: FileKind, how: OpenHow) -> Result<OpenFile, Error> {
         let mut files = self.files.lock();
         let file = match files.get(kind) {
-            Some(_) if how == OpenHow::CreateNew => return Err(Error::Exists { db: self.name.clone() }),
+            Some(_) if how == OpenHow::CreateNew => {
+                return Err(Error::Exists { db: self.name.clone() });
+            }
             Some(file) => file,
             None => {
                 let file = self.open_backing(kind, how)?;

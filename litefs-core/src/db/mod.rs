@@ -275,7 +275,9 @@ impl Database {
     }
 
     fn check_pages(&self, c: &Capture) -> Result<(), Error> {
-        let (Some(pos), Some(page_size)) = (c.logged.pos, c.logged.page_size) else { return Ok(()) };
+        let (Some(pos), Some(page_size)) = (c.logged.pos, c.logged.page_size) else {
+            return Ok(());
+        };
         if c.logged.count.is_zero() {
             return Ok(());
         }
@@ -375,7 +377,9 @@ impl Database {
             }
         }
         match self.env.remove_file(&self.paths.undo()) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).at("remove", self.paths.undo()),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).at("remove", self.paths.undo())
+            }
             _ => Ok(()),
         }
     }

@@ -193,7 +193,9 @@ impl View<'_> {
         }
         match self.wal.get(&pgno) {
             Some(page) => Ok(Some(page.sum)),
-            None => self.files.sum(pgno, Source::Database, buf).map(Some).at("read", self.db.as_str()),
+            None => {
+                self.files.sum(pgno, Source::Database, buf).map(Some).at("read", self.db.as_str())
+            }
         }
     }
 }

@@ -74,7 +74,9 @@ impl Database {
         let (len, path) = (journal.len().at("stat", self.paths.journal())?, self.paths.database());
         let mut head = [0; JournalHeader::LEN];
         let n = journal.read_at(&mut head, 0).at("read", self.paths.journal())?;
-        let Ok(mut playback) = Playback::new(&head[..n], len, DEFAULT_PAGE_SIZE) else { return Ok(0) };
+        let Ok(mut playback) = Playback::new(&head[..n], len, DEFAULT_PAGE_SIZE) else {
+            return Ok(0);
+        };
         let page_size = playback.page_size();
         let (mut buf, mut pages) = (Vec::new(), 0);
         while let Some((offset, len)) = playback.next_read() {
@@ -94,7 +96,8 @@ impl Database {
     /// super-journal that it names is gone.
     fn super_journal_is_gone(&self, journal: &Arc<dyn File>) -> Result<bool, Error> {
         let len = journal.len().at("stat", self.paths.journal())?;
-        let mut tail = vec![0; SUPER_JOURNAL_TAIL_LEN.min(usize::try_from(len).unwrap_or(usize::MAX))];
+        let mut tail =
+            vec![0; SUPER_JOURNAL_TAIL_LEN.min(usize::try_from(len).unwrap_or(usize::MAX))];
         let from = len - tail.len() as u64;
         journal.read_exact_at(&mut tail, from).at("read", self.paths.journal())?;
         let Some(name) = super_journal_name(&tail).and_then(|n| std::str::from_utf8(n).ok()) else {

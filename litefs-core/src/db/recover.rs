@@ -215,7 +215,8 @@ impl Database {
         }
         let Some(next) = at.max_txid.next() else { return Ok(()) };
         let records = self.log.lock().log.records(next).map_err(|e| self.log_error(e))?;
-        let metas: Vec<RecordKind> = records.map_while(Result::ok).map(|(meta, _)| meta.kind).collect();
+        let metas: Vec<RecordKind> =
+            records.map_while(Result::ok).map(|(meta, _)| meta.kind).collect();
         if metas.contains(&RecordKind::PositionOnly) {
             tracing::warn!(db = %self.name, txid = %at.max_txid, transactions = metas.len(),
                 "the last transactions were never made durable by SQLite and are taken back");
@@ -232,7 +233,9 @@ impl Database {
 
     /// Writes pages that the log has over those in the database, if that brings it to the log's position.
     fn repair(&self, c: &Capture) -> Result<bool, Error> {
-        let (Some(pos), Some(page_size)) = (c.logged.pos, c.logged.page_size) else { return Ok(false) };
+        let (Some(pos), Some(page_size)) = (c.logged.pos, c.logged.page_size) else {
+            return Ok(false);
+        };
         let Some(first) = self.log.lock().log.first_txid() else { return Ok(false) };
         let logged = self.logged_pages(first)?;
         let files = match self.page_files(page_size) {
@@ -250,7 +253,9 @@ impl Database {
         for pgno in Pgno::all(c.logged.count, page_size) {
             let now = match in_wal.get(&pgno) {
                 Some(page) => page.sum,
-                None => files.sum(pgno, Source::Database, &mut buf).at("read", self.paths.database())?,
+                None => {
+                    files.sum(pgno, Source::Database, &mut buf).at("read", self.paths.database())?
+                }
             };
             let want = logged.get(&pgno).filter(|_| !in_wal.contains_key(&pgno));
             sum = sum.toggle(want.map_or(now, |page| page.sum));
@@ -327,13 +332,19 @@ impl Database {
         self.unmark_clean()?;
         self.sync_log()?;
         if let Some(tail) = c.wal.take().filter(|tail| tail.captured() > 0) {
-            let files = PageFiles { wal: Some(Arc::clone(wal)), ..self.page_files(tail.page_size())? };
+            let files =
+                PageFiles { wal: Some(Arc::clone(wal)), ..self.page_files(tail.page_size())? };
             let (mut buf, path) = (files.buffer(), self.paths.database());
             for (pgno, page) in tail.pages().iter().filter(|(p, _)| c.logged.count.contains(**p)) {
-                files.read(*pgno, Source::Wal(page.frame), &mut buf).at("read", self.paths.wal())?;
+                files
+                    .read(*pgno, Source::Wal(page.frame), &mut buf)
+                    .at("read", self.paths.wal())?;
                 files.database.write_at(&buf, pgno.offset(files.page_size)).at("write", &path)?;
             }
-            files.database.set_len(c.logged.count.len_bytes(files.page_size)).at("truncate", &path)?;
+            files
+                .database
+                .set_len(c.logged.count.len_bytes(files.page_size))
+                .at("truncate", &path)?;
             files.database.sync().at("sync", &path)?;
         }
         wal.set_len(0).at("truncate", self.paths.wal())?;

@@ -32,7 +32,10 @@ impl Database {
         let (first_txid, records) = {
             let writer = self.log.lock();
             let first = writer.log.first_txid();
-            (first, writer.log.records(first.unwrap_or(Txid::FIRST)).map_err(|e| self.log_error(e))?)
+            (
+                first,
+                writer.log.records(first.unwrap_or(Txid::FIRST)).map_err(|e| self.log_error(e))?,
+            )
         };
         let mut count = 0;
         for record in records {
@@ -41,7 +44,8 @@ impl Database {
             if meta.kind == RecordKind::PositionOnly {
                 continue;
             }
-            let failed = |source| Error::Decode { db: self.name.clone(), txid: meta.max_txid, source };
+            let failed =
+                |source| Error::Decode { db: self.name.clone(), txid: meta.max_txid, source };
             let mut decoder = Decoder::new(blob).map_err(failed)?;
             let mut buf = vec![0; meta.page_size.as_usize()];
             while decoder.next_page(&mut buf).map_err(failed)?.is_some() {}

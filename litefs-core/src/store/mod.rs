@@ -26,8 +26,8 @@ use crate::error::{Error, IoContext};
 use crate::log::LogOptions;
 use crate::types::DbName;
 
-pub(crate) use layout::DbPaths;
 use layout::DataPaths;
+pub(crate) use layout::DbPaths;
 use retention::RetentionThread;
 
 pub use crate::log::Retention;

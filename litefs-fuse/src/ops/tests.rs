@@ -2,6 +2,9 @@
 
 use std::sync::mpsc::{self, Receiver};
 
+use litefs_core::store::StoreOptions;
+use litefs_lease::PrimaryInfo;
+
 use crate::notify::Notice;
 
 use super::*;
@@ -13,10 +16,15 @@ struct Rig {
     _dir: tempfile::TempDir,
 }
 
+fn primary() -> PrimaryInfo {
+    PrimaryInfo { hostname: "node-1".into(), advertise_url: "http://node-1:20202".into() }
+}
+
 impl Rig {
     fn new() -> Rig {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = StoreOptions::new(dir.path()).open().unwrap();
+        store.become_primary();
         let nodes = Arc::new(Mutex::new(Nodes::new(SystemTime::now())));
         let (queue, notices) = mpsc::channel();
         let notifier = Notifier::new(nodes.clone(), queue);
@@ -144,7 +152,7 @@ fn what_cannot_be_created_says_so_without_enosys() {
     rig.create("db");
     let again = rig.ops.create(ROOT, Some("db"), true, true);
     assert_eq!(again.err(), Some(Errno::EEXIST));
-    rig.store.set_replica(true);
+    rig.store.become_replica(Some(primary()));
     assert_eq!(rig.create_error("other"), Some(Errno::EACCES));
     assert_eq!(rig.create_error("db-journal"), Some(Errno::EACCES));
 }
@@ -163,7 +171,7 @@ fn what_cannot_be_unlinked() {
     ] {
         assert_eq!(rig.ops.unlink(ROOT, Some(name)), Err(want), "{name}");
     }
-    rig.store.set_replica(true);
+    rig.store.become_replica(Some(primary()));
     assert_eq!(rig.ops.unlink(ROOT, Some("db")), Err(Errno::EACCES));
 }
 
@@ -250,7 +258,7 @@ fn the_directory_lists_what_the_manual_says() {
     }
     let databases = ["a", "a-pos", "a-journal", "a-shm", "a-wal", "b", "b-pos", "b-journal"];
     assert_eq!(rig.list()[1..], databases);
-    rig.store.set_replica(true);
+    rig.store.become_replica(Some(primary()));
     assert_eq!(rig.list()[..2], [".lag", ".primary"]);
 }
 
@@ -283,7 +291,7 @@ fn special_files_tell_the_state_and_take_nothing() {
     assert_eq!(rig.text(".lag"), "+000000000\n");
     assert_eq!(rig.text("db-pos"), "0000000000000000/0000000000000000\n");
     assert_eq!(rig.text("db-lock"), "");
-    rig.store.set_replica(true);
+    rig.store.become_replica(Some(primary()));
     assert_eq!(rig.text(".primary"), "node-1\n");
     assert_eq!(rig.text(".lag"), "+000000311\n");
 
@@ -298,7 +306,7 @@ fn special_files_tell_the_state_and_take_nothing() {
 
     // No primary any more: who still has the name must look again.
     let primary = rig.number(".primary").unwrap();
-    rig.store.set_replica(false);
+    rig.store.become_primary();
     assert_eq!(rig.ops.open(primary, false).err(), Some(Errno::ESTALE));
     assert_eq!(rig.number(".primary"), None);
 }
@@ -310,6 +318,6 @@ fn modes_follow_the_role() {
     let (wal, _) = rig.create("db-wal");
     let mode = |number| rig.ops.attr(number, None).unwrap().mode;
     assert_eq!([ROOT, db.number, wal.number].map(mode), [0o777, 0o666, 0o666]);
-    rig.store.set_replica(true);
+    rig.store.become_replica(Some(primary()));
     assert_eq!([ROOT, db.number, wal.number].map(mode), [0o555, 0o444, 0o666]);
 }

@@ -143,9 +143,8 @@ impl Database {
         let files = self.page_files(tail.page_size())?;
         let mut buf = files.buffer();
         for (pgno, page) in tail.pages().iter().filter(|(_, page)| !page.backfilled) {
-            let now = files
-                .sum(*pgno, Source::Database, &mut buf)
-                .at("read", self.paths.database())?;
+            let now =
+                files.sum(*pgno, Source::Database, &mut buf).at("read", self.paths.database())?;
             if now != page.sum && c.logged.count.contains(*pgno) {
                 c.dirty.pages.entry(*pgno).or_insert(Some(page.sum));
             }

@@ -18,12 +18,12 @@
 //!
 //! SQLite: fileformat2, "The Rollback Journal"; `pager.c`.
 
-use crate::db::{Database, Durability};
 use crate::db::encode::Job;
 use crate::db::names::FileKind;
 use crate::db::pages::Source;
 use crate::db::plan::{Logged, Plan};
 use crate::db::undo::Undo;
+use crate::db::{Database, Durability};
 use crate::env::File;
 use crate::error::{Error, IoContext};
 use crate::log::RecordKind;
@@ -132,7 +132,11 @@ impl Database {
     }
 
     /// Looks again whether the journal begins with its magic.
-    pub(in crate::db) fn look_at_journal(&self, c: &mut Capture, journal: &dyn File) -> Result<(), Error> {
+    pub(in crate::db) fn look_at_journal(
+        &self,
+        c: &mut Capture,
+        journal: &dyn File,
+    ) -> Result<(), Error> {
         let mut magic = [0; JournalHeader::MAGIC.len()];
         let n = journal.read_at(&mut magic, 0).at("read", self.paths.journal())?;
         c.journal_hot = is_hot_header(&magic[..n]);
@@ -188,11 +192,14 @@ impl Database {
             return Ok(());
         }
         if c.undo.is_none() {
-            let undo = Undo::begin(self.env.as_ref(), &self.paths.undo(), page_size, c.logged.count);
+            let undo =
+                Undo::begin(self.env.as_ref(), &self.paths.undo(), page_size, c.logged.count);
             c.undo = Some(undo.at("create", self.paths.undo())?);
         }
         match (&mut c.undo, image) {
-            (Some(undo), Some((pgno, page))) => undo.save(pgno, page).at("write", self.paths.undo()),
+            (Some(undo), Some((pgno, page))) => {
+                undo.save(pgno, page).at("write", self.paths.undo())
+            }
             _ => Ok(()),
         }
     }

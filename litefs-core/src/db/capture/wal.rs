@@ -199,8 +199,7 @@ impl WalTail {
             pages.insert(*pgno, WalPage { frame, sum: *sum, backfilled: false });
         }
         let offset = frame_offset(self.captured, self.header.page_size);
-        let span =
-            WalSpan { salt: self.header.salt, offset, len_bytes: self.frontier() - offset };
+        let span = WalSpan { salt: self.header.salt, offset, len_bytes: self.frontier() - offset };
         WalTx { commit, pages, span, frames: self.pending.len() as u32, chain: self.pending_chain }
     }
 
