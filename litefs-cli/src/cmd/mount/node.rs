@@ -53,7 +53,9 @@ impl Node {
     /// Stops the HTTP server, unmounts, releases the lease and closes the store, all of them even if
     /// one fails.
     pub(super) fn close(self) -> Result<(), CloseError> {
-        drop(self.http.map(HttpServer::stop));
+        if let Some(http) = self.http {
+            http.stop();
+        }
         let unmounted = self.mount.unmount();
         if let Ok(unmounted) = &unmounted
             && unmounted.lazy

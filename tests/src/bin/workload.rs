@@ -1,0 +1,79 @@
+//! A process that uses a database until it is killed or fails.
+//!
+//! ```text
+//! litefs-workload DB JOURNAL_MODE SYNCHRONOUS SEED [exclusive]   random transactions; prints the number of
+//!                                                                each one that SQLite has acknowledged
+//! litefs-workload --read|--write DB SECONDS                      at full speed; prints "ready", then its rate
+//! ```
+
+use std::convert::Infallible;
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use litefs_tests::random::Random;
+use litefs_tests::sqlite;
+use litefs_tests::workload::{Mode, Workload};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.as_slice() {
+        ["--read", path, seconds] => measure(Path::new(path), seconds, false),
+        ["--write", path, seconds] => measure(Path::new(path), seconds, true),
+        [path, journal, synchronous, seed, rest @ ..] => {
+            let mode = Mode {
+                journal: journal.to_string().leak(),
+                synchronous: synchronous.to_string().leak(),
+                exclusive: !rest.is_empty(),
+            };
+            match write(Path::new(path), mode, seed.parse().unwrap_or_default()) {
+                Ok(never) => match never {},
+                Err(err) => Err(err),
+            }
+        }
+        _ => {
+            eprintln!("see the source for the arguments");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("{err}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write(path: &Path, mode: Mode, seed: u64) -> rusqlite::Result<Infallible> {
+    let mut workload = Workload::open(path, mode, seed)?;
+    loop {
+        println!("{}", workload.step()?);
+    }
+}
+
+/// Point reads of, or single inserts into, the benches' table.
+fn measure(path: &Path, seconds: &str, write: bool) -> rusqlite::Result<()> {
+    let conn = sqlite::open(path);
+    sqlite::try_run(&conn, "PRAGMA synchronous=NORMAL; PRAGMA cache_size=50")?;
+    let rows = sqlite::number(&conn, "SELECT max(id) FROM t") as u64;
+    let mut random = Random::new(rows);
+    let body = random.bytes(100);
+    let mut insert = conn.prepare("INSERT INTO t(body) VALUES (?)")?;
+    let mut select = conn.prepare("SELECT length(body) FROM t WHERE id = ?")?;
+    println!("ready");
+    let limit = Duration::from_secs_f64(seconds.parse().unwrap_or(1.0));
+    let (start, mut count) = (Instant::now(), 0_u32);
+    while start.elapsed() < limit {
+        if write {
+            insert.execute([&body])?;
+        } else {
+            select.query_row([1 + random.below(rows) as i64], |row| row.get::<_, i64>(0))?;
+        }
+        count += 1;
+    }
+    println!("{}", f64::from(count) / start.elapsed().as_secs_f64());
+    Ok(())
+}

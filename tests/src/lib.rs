@@ -1,0 +1,24 @@
+//! Support for tests and benches that run the real `litefs` on a real mount.
+//!
+//! ```text
+//!   test ─▶ node      a litefs process, its mount, its data directory; killed and unmounted at the end
+//!             └▶ process   a child with captured output; each wait has a deadline
+//!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
+//!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
+//!   test ─▶ workload  random transactions whose outcome can be checked; also as a process of its own
+//!   test ─▶ random    numbers from a seed that is printed
+//! ```
+//!
+//! Nothing here knows the engine: bytes, processes and SQLite only. A mount that hangs doesn't hang the
+//! test: each [`node::Node`] has a limit to its life, then its connection is aborted.
+
+// A failed expectation is what a test has to report.
+#![allow(clippy::unwrap_used)]
+
+pub mod node;
+pub mod process;
+pub mod random;
+pub mod scan;
+pub mod sim;
+pub mod sqlite;
+pub mod workload;
