@@ -4,6 +4,7 @@
 //! the frames. After that the log must again give what SQLite sees.
 
 use litefs_core::db::FileKind;
+use litefs_core::env::sim::Landed;
 use litefs_tests::sim::mount::{FileOp, Outcome, Process};
 use litefs_tests::sim::{App, Node};
 use rusqlite::Connection;
@@ -51,14 +52,20 @@ fn scene() -> Scene {
     let connect = || {
         let app = node.app();
         let conn = app.connect("db");
-        run(&conn, "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL; PRAGMA synchronous=FULL;
-                    PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0");
+        run(
+            &conn,
+            "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL; PRAGMA synchronous=FULL;
+                    PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0",
+        );
         (app, conn)
     };
     let writer = connect();
-    run(&writer.1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+    run(
+        &writer.1,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<200)
-         INSERT INTO t(v) SELECT hex(i*7919) FROM n");
+         INSERT INTO t(v) SELECT hex(i*7919) FROM n",
+    );
     run(&writer.1, "PRAGMA wal_checkpoint; UPDATE t SET v=v||'u' WHERE id%20=0");
     let other = connect();
     run(&other.1, "SELECT count(*) FROM t");
@@ -181,7 +188,7 @@ fn an_orphan_that_the_last_process_checkpoints_away_is_corrected_by_the_next() {
 }
 
 #[test]
-fn a_daemon_that_dies_over_an_orphan_ends_with_log_and_files_equal() {
+fn a_crash_over_an_orphan_ends_with_log_and_files_equal() {
     for orphan in ORPHANS {
         for between in BETWEEN {
             println!("{orphan} / {between}");
@@ -195,10 +202,11 @@ fn a_daemon_that_dies_over_an_orphan_ends_with_log_and_files_equal() {
             run(&other, "PRAGMA wal_checkpoint(RESTART)");
             run(&other, "UPDATE t SET v='after' WHERE id%40=0");
             for at in start..=node.disk.ops() {
-                let image = node.disk.crash_image(at, litefs_core::env::sim::Landed::Everything);
-                let revived = Node::open(image);
-                println!("  {at}: {}", node.disk.describe(at));
-                revived.check_fresh("db");
+                for landed in [Landed::Everything, Landed::Nothing, Landed::Some(at as u64)] {
+                    println!("  {at}: {landed:?} {}", node.disk.describe(at));
+                    let revived = Node::open(node.disk.crash_image(at, landed));
+                    revived.check_fresh("db");
+                }
             }
         }
     }
