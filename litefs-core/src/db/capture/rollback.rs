@@ -58,7 +58,8 @@ impl Database {
     pub(in crate::db) fn after_page_write(&self, c: &mut Capture, data: &[u8], offset: u64) {
         let Some(tail) = &mut c.wal else { return };
         let page_size = tail.page_size();
-        let one_page = data.len() == page_size.as_usize() && offset % data.len() as u64 == 0;
+        let one_page =
+            data.len() == page_size.as_usize() && offset.is_multiple_of(data.len() as u64);
         for pgno in touched(offset, data.len() as u64, page_size) {
             tail.backfilled(pgno, one_page.then(|| page_checksum(pgno, data)));
         }
