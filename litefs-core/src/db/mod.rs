@@ -144,7 +144,7 @@ impl Database {
         worker: Worker,
     ) -> Arc<Database> {
         let mark = clean::Mark::read(env.as_ref(), &paths).ok().flatten();
-        let hint = mark.as_ref().map(|m| m.tail.clone());
+        let hint = mark.as_ref().map(|m| m.tail);
         let log = TxLog::open(Arc::clone(&env), paths.dir(), options.log, hint);
         let (log, broken) = match log {
             Ok(log) => (log, None),

@@ -102,6 +102,9 @@ impl Database {
             self.catch_up(c, wal.as_ref())?;
         }
         if let Some(wal) = &wal {
+            if self.wal_is_over(c)? {
+                self.empty_wal(c, wal)?;
+            }
             self.after_wal_write(c, wal, u64::MAX)?;
             self.drain()?;
             self.checkpoint(c, wal)?;
@@ -170,7 +173,7 @@ impl Database {
             }
             return self.apply_after(c, &at);
         }
-        if self.repair(c)? {
+        if self.repair(c, wal)? {
             return Ok(());
         }
         let last = c.logged.pos.ok_or_else(|| Error::NotFound { db: self.name.clone() })?;
@@ -204,7 +207,7 @@ impl Database {
     }
 
     /// Writes pages that the log has over those in the database, if that brings it to the log's position.
-    fn repair(&self, c: &Capture) -> Result<bool, Error> {
+    fn repair(&self, c: &mut Capture, wal: Option<&Arc<dyn File>>) -> Result<bool, Error> {
         let (Some(pos), Some(page_size)) = (c.logged.pos, c.logged.page_size) else {
             return Ok(false);
         };
@@ -218,7 +221,6 @@ impl Database {
             }
             Err(err) => return Err(err),
         };
-        let files = PageFiles { wal: self.open_if_there(FileKind::Wal)?, ..files };
         let none = WalPages::new();
         let in_wal = c.wal.as_ref().map_or(&none, WalTail::pages);
         let (mut sum, mut buf, mut fixed) = (Checksum::EMPTY, files.buffer(), LoggedPages::new());
@@ -229,7 +231,7 @@ impl Database {
                     files.sum(pgno, Source::Database, &mut buf).at("read", self.paths.database())?
                 }
             };
-            let want = logged.get(&pgno).filter(|_| !in_wal.contains_key(&pgno));
+            let want = logged.get(&pgno);
             sum = sum.toggle(want.map_or(now, |page| page.sum));
             if let Some(page) = want.filter(|page| page.sum != now) {
                 fixed.insert(pgno, *page);
@@ -239,6 +241,11 @@ impl Database {
             return Ok(false);
         }
         tracing::warn!(db = %self.name, pages = fixed.len(), "damaged pages were repaired from the log");
+        // A WAL whose end was lost holds older versions of such pages: it must not hide them.
+        let hidden = fixed.keys().any(|pgno| in_wal.contains_key(pgno));
+        if let Some(wal) = wal.filter(|_| hidden) {
+            self.checkpoint(c, wal)?;
+        }
         self.write_pages(&fixed, c.logged)?;
         self.repaired.store(fixed.len() as u64, Ordering::Relaxed);
         Ok(true)
@@ -357,6 +364,27 @@ impl Database {
                 .at("truncate", &path)?;
             files.database.sync().at("sync", &path)?;
         }
+        self.empty_wal(c, wal)
+    }
+
+    /// Whether the WAL is of a generation that the log has left: the power took its restart or its removal.
+    /// All its transactions are in the log, before others.
+    fn wal_is_over(&self, c: &Capture) -> Result<bool, Error> {
+        let Some(tail) = c.wal.as_ref().filter(|tail| tail.captured() == 0) else {
+            return Ok(false);
+        };
+        let mut seen = false;
+        let mut last = None;
+        for record in self.records()? {
+            let (meta, _) = record.map_err(|e| self.log_error(e))?;
+            last = meta.wal.map(|wal| wal.salt);
+            seen |= last == Some(tail.salt());
+        }
+        Ok(seen && last != Some(tail.salt()))
+    }
+
+    fn empty_wal(&self, c: &mut Capture, wal: &Arc<dyn File>) -> Result<(), Error> {
+        c.wal = None;
         wal.set_len(0).at("truncate", self.paths.wal())?;
         wal.sync().at("sync", self.paths.wal())
     }
