@@ -113,6 +113,17 @@ pub enum Error {
         /// From the log.
         want: Pos,
     },
+    /// Transactions are missing at the end of the log.
+    #[error(
+        "{db}: the transaction log ends before {closed_at}, where the database was closed; put its files back, \
+         or copy the database out of the mount, delete it and copy it in again"
+    )]
+    LogCut {
+        /// The database.
+        db: DbName,
+        /// Its position at the last clean end.
+        closed_at: Pos,
+    },
     /// The stored cluster ID isn't one.
     #[error("{}", path.display())]
     ClusterId {
@@ -167,9 +178,10 @@ impl Error {
             Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
             Error::Invalid { .. } => ErrorKind::InvalidInput,
             Error::Locked { .. } => ErrorKind::Busy,
-            Error::Header { .. } | Error::ChecksumMismatch { .. } | Error::ClusterId { .. } => {
-                ErrorKind::Corrupt
-            }
+            Error::Header { .. }
+            | Error::ChecksumMismatch { .. }
+            | Error::LogCut { .. }
+            | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
             Error::Io { .. } | Error::Log { .. } | Error::Encode { .. } | Error::Decode { .. } => {
                 self.io().map_or(ErrorKind::Corrupt, io_kind)

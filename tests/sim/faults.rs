@@ -17,8 +17,15 @@ const TRANSACTIONS: [&str; 6] = [
     "BEGIN; UPDATE done SET n=n+1; UPDATE t SET v=id; COMMIT",
 ];
 
-const CHANGES: [Call; 7] =
-    [Call::Create, Call::Remove, Call::Rename, Call::SyncDir, Call::Write, Call::SetLen, Call::Sync];
+const CHANGES: [Call; 7] = [
+    Call::Create,
+    Call::Remove,
+    Call::Rename,
+    Call::SyncDir,
+    Call::Write,
+    Call::SetLen,
+    Call::Sync,
+];
 
 fn number(conn: &Connection) -> i64 {
     conn.query_row("SELECT n FROM done", [], |row| row.get(0)).unwrap()
@@ -61,7 +68,8 @@ fn run_with(setting: Setting, fault: Fault) -> bool {
     if !log_failed {
         let got = number(&conn);
         assert!(allowed.contains(&got), "{context}: {got} of {acknowledged}");
-        conn.execute_batch(TRANSACTIONS[1]).unwrap_or_else(|err| panic!("{context}: work doesn't go on: {err}"));
+        conn.execute_batch(TRANSACTIONS[1])
+            .unwrap_or_else(|err| panic!("{context}: work doesn't go on: {err}"));
         println!("{context}");
         node.check("db", &mut conn);
         want = Some((got + 1, state(&conn)));
@@ -137,7 +145,9 @@ fn a_full_log_refuses_commits_until_there_is_space() {
         let mut conn = setting.connect(&app, "db").unwrap();
         conn.execute_batch(SCHEMA).unwrap();
         node.check("db", &mut conn);
-        node.disk.inject(Fault::new(ENOSPC).calls(&[Call::Write, Call::Create]).path("/log/").times(u64::MAX));
+        node.disk.inject(
+            Fault::new(ENOSPC).calls(&[Call::Write, Call::Create]).path("/log/").times(u64::MAX),
+        );
         let mut acknowledged = 0;
         let mut refused = 0;
         for _ in 0..20 {
@@ -171,7 +181,11 @@ fn a_full_disk_refuses_and_takes_up_work_when_space_is_freed() {
             node.disk.set_capacity(None);
             let got = number(&conn);
             assert_eq!(got, acknowledged, "{mode} {extra}");
-            assert!(attempt(&conn, TRANSACTIONS[1]), "{mode} {extra}: {:?}", conn.execute_batch(TRANSACTIONS[1]));
+            assert!(
+                attempt(&conn, TRANSACTIONS[1]),
+                "{mode} {extra}: {:?}",
+                conn.execute_batch(TRANSACTIONS[1])
+            );
             node.check("db", &mut conn);
             drop(conn);
             node.check_fresh("db");

@@ -180,7 +180,10 @@ fn transactions_that_spill_commit_and_roll_back() {
             run(&conn, "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE INDEX i ON t(v)");
             fill(&conn, 400);
             node.check("db", &mut conn);
-            run(&conn, "BEGIN; UPDATE t SET v = v || 'y'; UPDATE t SET v = v || 'z' WHERE id%2; COMMIT");
+            run(
+                &conn,
+                "BEGIN; UPDATE t SET v = v || 'y'; UPDATE t SET v = v || 'z' WHERE id%2; COMMIT",
+            );
             node.check("db", &mut conn);
             if mode == "OFF" {
                 continue;
@@ -188,8 +191,15 @@ fn transactions_that_spill_commit_and_roll_back() {
             let before = node.txid("db");
             run(&conn, "BEGIN; UPDATE t SET v = v || 'lost'; DELETE FROM t WHERE id%5=0; ROLLBACK");
             node.check("db", &mut conn);
-            assert_eq!(node.txid("db"), before, "{mode}: a rolled back transaction changes nothing");
-            run(&conn, "BEGIN; SAVEPOINT s; UPDATE t SET v = v || 'lost'; ROLLBACK TO s; DELETE FROM t WHERE id=1; COMMIT");
+            assert_eq!(
+                node.txid("db"),
+                before,
+                "{mode}: a rolled back transaction changes nothing"
+            );
+            run(
+                &conn,
+                "BEGIN; SAVEPOINT s; UPDATE t SET v = v || 'lost'; ROLLBACK TO s; DELETE FROM t WHERE id=1; COMMIT",
+            );
             node.check("db", &mut conn);
         }
     }
@@ -224,7 +234,9 @@ fn a_transaction_that_changes_nothing_has_no_txid() {
 
 #[test]
 fn attached_databases_commit_together() {
-    for (first, second) in [("DELETE", "DELETE"), ("TRUNCATE", "PERSIST"), ("WAL", "WAL"), ("WAL", "DELETE")] {
+    for (first, second) in
+        [("DELETE", "DELETE"), ("TRUNCATE", "PERSIST"), ("WAL", "WAL"), ("WAL", "DELETE")]
+    {
         println!("{first} {second}");
         let node = Node::new();
         let app = node.app();
@@ -236,7 +248,12 @@ fn attached_databases_commit_together() {
         }
         run(&a, &format!("ATTACH '/mnt/b' AS b; PRAGMA b.journal_mode={second}"));
         for round in 0..3 {
-            run(&a, &format!("BEGIN; INSERT INTO main.t(v) VALUES ({round}); INSERT INTO b.t(v) VALUES ({round}); COMMIT"));
+            run(
+                &a,
+                &format!(
+                    "BEGIN; INSERT INTO main.t(v) VALUES ({round}); INSERT INTO b.t(v) VALUES ({round}); COMMIT"
+                ),
+            );
             node.check("a", &mut a);
             node.check("b", &mut b);
             run(&a, "BEGIN; DELETE FROM main.t; DELETE FROM b.t; ROLLBACK");

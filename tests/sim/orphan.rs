@@ -51,14 +51,20 @@ fn scene() -> Scene {
     let connect = || {
         let app = node.app();
         let conn = app.connect("db");
-        run(&conn, "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL; PRAGMA synchronous=FULL;
-                    PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0");
+        run(
+            &conn,
+            "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL; PRAGMA synchronous=FULL;
+                    PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0",
+        );
         (app, conn)
     };
     let writer = connect();
-    run(&writer.1, "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
+    run(
+        &writer.1,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, v);
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<200)
-         INSERT INTO t(v) SELECT hex(i*7919) FROM n");
+         INSERT INTO t(v) SELECT hex(i*7919) FROM n",
+    );
     run(&writer.1, "PRAGMA wal_checkpoint; UPDATE t SET v=v||'u' WHERE id%20=0");
     let other = connect();
     run(&other.1, "SELECT count(*) FROM t");

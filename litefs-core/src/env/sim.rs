@@ -402,11 +402,7 @@ struct SimFile {
 }
 
 impl SimFile {
-    fn with<T>(
-        &self,
-        call: Call,
-        run: impl FnOnce(&mut Disk) -> io::Result<T>,
-    ) -> io::Result<T> {
+    fn with<T>(&self, call: Call, run: impl FnOnce(&mut Disk) -> io::Result<T>) -> io::Result<T> {
         let mut disk = self.disk.0.lock();
         let path = disk.inode(self.ino)?.path.clone();
         disk.admit(call, &path)?;

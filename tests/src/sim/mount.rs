@@ -212,9 +212,17 @@ impl Process {
         }
     }
 
-    pub(crate) fn open(&self, path: &str, create: bool, exclusive: bool, new_name: bool) -> Done<FileId> {
+    pub(crate) fn open(
+        &self,
+        path: &str,
+        create: bool,
+        exclusive: bool,
+        new_name: bool,
+    ) -> Done<FileId> {
         let (mount, name) = (self.mount()?, mount_name(path));
-        let Some(MountName::File(db, kind)) = MountName::parse(name) else { return Err(Fail::NotFound) };
+        let Some(MountName::File(db, kind)) = MountName::parse(name) else {
+            return Err(Fail::NotFound);
+        };
         let how = match (create, exclusive) {
             (true, true) => OpenHow::CreateNew,
             (true, false) => OpenHow::Create,
@@ -330,7 +338,13 @@ impl Process {
     }
 
     /// Maps a region of the WAL index; `None` if it isn't there and shall not be made.
-    pub(crate) fn map(&self, id: FileId, index: usize, len: usize, extend: bool) -> Done<Option<Region>> {
+    pub(crate) fn map(
+        &self,
+        id: FileId,
+        index: usize,
+        len: usize,
+        extend: bool,
+    ) -> Done<Option<Region>> {
         let (mount, opened) = (self.mount()?, self.opened(id)?);
         if self.ended.load(Ordering::SeqCst) {
             return Err(Fail::Io);
@@ -355,7 +369,12 @@ impl Process {
         }
     }
 
-    pub(crate) fn shm_lock(&self, id: FileId, slots: std::ops::Range<usize>, exclusive: bool) -> Done {
+    pub(crate) fn shm_lock(
+        &self,
+        id: FileId,
+        slots: std::ops::Range<usize>,
+        exclusive: bool,
+    ) -> Done {
         let (mount, opened) = (self.mount()?, self.opened(id)?);
         if self.ended.load(Ordering::SeqCst) {
             return Err(Fail::Io);
@@ -402,7 +421,12 @@ impl Process {
         self.files.lock().get(&id).map(Arc::clone).ok_or(Fail::Io)
     }
 
-    fn change(&self, op: FileOp<'_>, kind: FileKind, run: impl FnOnce() -> Result<(), Error>) -> Done {
+    fn change(
+        &self,
+        op: FileOp<'_>,
+        kind: FileKind,
+        run: impl FnOnce() -> Result<(), Error>,
+    ) -> Done {
         if self.ended.load(Ordering::SeqCst) {
             return Err(Fail::Io);
         }

@@ -197,7 +197,11 @@ fn assert_same(got: &[u8], want: &[u8]) {
         return;
     }
     let first = got.iter().zip(want).position(|(a, b)| a != b);
-    panic!("the log gives {} bytes, SQLite sees {}; first difference at {first:?}", got.len(), want.len());
+    panic!(
+        "the log gives {} bytes, SQLite sees {}; first difference at {first:?}",
+        got.len(),
+        want.len()
+    );
 }
 
 const DATA_DIR: &str = "/data";

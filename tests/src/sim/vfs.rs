@@ -71,7 +71,11 @@ impl Vfs {
 
     pub(crate) fn connect(&self, db: &str) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-        Connection::open_with_flags_and_vfs(format!("{MOUNT_POINT}{db}"), flags, self.name.as_c_str())
+        Connection::open_with_flags_and_vfs(
+            format!("{MOUNT_POINT}{db}"),
+            flags,
+            self.name.as_c_str(),
+        )
     }
 }
 

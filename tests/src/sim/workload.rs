@@ -94,7 +94,8 @@ impl Recording {
         drop(conn);
         let conn = setting.connect(&app, DB).expect("connect again");
         node.disk.sync_all();
-        let mut recording = Recording { setting, start: node.disk.ops(), end: 0, acks: Vec::new(), node };
+        let mut recording =
+            Recording { setting, start: node.disk.ops(), end: 0, acks: Vec::new(), node };
         recording.acknowledge(&conn);
         for sql in TRANSACTIONS {
             conn.execute_batch(sql).unwrap_or_else(|err| panic!("{sql}: {err}"));
@@ -117,8 +118,13 @@ impl Recording {
                 Landed::Some(seed) => Landed::Some(seed ^ (at as u64) << 8),
                 other => other,
             };
-            let context = format!("{:?} crash after op {at} of {}..{} {landed:?}, before {}",
-                self.setting, self.start, self.end, self.node.disk.describe(at));
+            let context = format!(
+                "{:?} crash after op {at} of {}..{} {landed:?}, before {}",
+                self.setting,
+                self.start,
+                self.end,
+                self.node.disk.describe(at)
+            );
             let guard = Report(&context);
             self.crash(at, landed, promise);
             std::mem::forget(guard);
@@ -158,7 +164,10 @@ impl Recording {
             assert!(history.contains(&pos), "{pos} was published; the log has {history:?}");
         }
         node.check(DB, &mut conn);
-        conn.execute_batch("INSERT INTO t(v) VALUES ('goes on'); UPDATE t SET v=v||'!' WHERE id%3=0").expect("work goes on");
+        conn.execute_batch(
+            "INSERT INTO t(v) VALUES ('goes on'); UPDATE t SET v=v||'!' WHERE id%3=0",
+        )
+        .expect("work goes on");
         drop(conn);
         node.check_fresh(DB);
     }

@@ -29,7 +29,11 @@ fn what_was_synced_survives_and_the_rest_may_not() {
     assert_eq!(found(&disk, Landed::Everything).unwrap(), b"aaaa");
     file.sync().unwrap();
     file.write_at(b"bb", 2).unwrap();
-    assert_eq!(found(&disk, Landed::Nothing).unwrap(), b"aaaa", "a file's fsync keeps its new name");
+    assert_eq!(
+        found(&disk, Landed::Nothing).unwrap(),
+        b"aaaa",
+        "a file's fsync keeps its new name"
+    );
     assert_eq!(found(&disk, Landed::Everything).unwrap(), b"aabb");
 }
 
