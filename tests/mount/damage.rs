@@ -110,6 +110,7 @@ fn start_damaged(node: &mut Node, before: &Before) -> Outcome {
         return if unchanged && later { Outcome::Served } else { Outcome::Rewound };
     };
     println!("{err}");
+    assert_eq!(sqlite::number(&bad, "SELECT count(*) FROM t"), 50, "it can still be read");
     assert!(complaint(), "{}", process.output());
     Outcome::ReadOnly
 }

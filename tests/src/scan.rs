@@ -18,6 +18,9 @@ use std::path::Path;
 use crc::{CRC_64_GO_ISO, Crc, Table};
 
 const CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_GO_ISO);
+/// The checksum of a database without pages.
+pub const EMPTY: u64 = FLAG;
+
 const FLAG: u64 = 1 << 63;
 
 /// The checksum of a database with its WAL, which need not exist.
