@@ -33,20 +33,11 @@ pub fn checksum(database: &Path, wal: &Path) -> io::Result<u64> {
     let wal = File::open(wal).ok().map(|wal| Wal::read(&wal).map(|index| (wal, index)));
     let wal = wal.transpose()?.filter(|(_, index)| index.pages > 0);
 
-    let page_size = match &wal {
-        Some((_, index)) => index.page_size,
-        None if len == 0 => return Ok(FLAG),
-        None => {
-            let mut header = [0; 100];
-            file.read_exact_at(&mut header, 0)?;
-            match u64::from(u16::from_be_bytes([header[16], header[17]])) {
-                1 => 65536,
-                n if n >= 512 => n,
-                _ => return Err(io::Error::other("not a database")),
-            }
-        }
+    let (page_size, pages) = match &wal {
+        Some((_, index)) => (index.page_size, index.pages.into()),
+        None if len == 0 => return Ok(EMPTY),
+        None => size(&file, len)?,
     };
-    let pages = wal.as_ref().map_or(len / page_size, |(_, index)| u64::from(index.pages));
     let lock_page = (1 << 30) / page_size + 1;
 
     let mut sum = 0;
@@ -63,6 +54,21 @@ pub fn checksum(database: &Path, wal: &Path) -> io::Result<u64> {
         sum ^= digest.finalize() | FLAG;
     }
     Ok(sum | FLAG)
+}
+
+/// Page size and page count, as SQLite takes them: the header's count, if nobody older wrote last.
+fn size(file: &File, len: u64) -> io::Result<(u64, u64)> {
+    let mut header = [0; 100];
+    file.read_exact_at(&mut header, 0)?;
+    let page_size = match u64::from(u16::from_be_bytes([header[16], header[17]])) {
+        1 => 65536,
+        n if n >= 512 => n,
+        _ => return Err(io::Error::other("not a database")),
+    };
+    let (counter, count, valid_for) =
+        (u32_at(&header, 24), u32_at(&header, 28), u32_at(&header, 92));
+    let in_header = (counter == valid_for && count > 0).then_some(count);
+    Ok((page_size, in_header.map_or(len / page_size, u64::from)))
 }
 
 /// Where the committed pages of a WAL are.
