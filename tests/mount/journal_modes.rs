@@ -11,20 +11,9 @@ use litefs_tests::workload::{self, Mode, Workload};
 const JOURNALS: [&str; 6] = ["DELETE", "TRUNCATE", "PERSIST", "WAL", "MEMORY", "OFF"];
 const LEVELS: [&str; 4] = ["OFF", "NORMAL", "FULL", "EXTRA"];
 
-/// Random transactions in each mode; ROLLBACK is undefined without a journal, so OFF gets plain ones.
+/// Random transactions in each mode.
 fn write(node: &Node, name: &str, mode: Mode, steps: u64) {
     let path = node.path(name);
-    if mode.journal == "OFF" {
-        let conn = mode.open(&path).unwrap();
-        sqlite::run(&conn, "CREATE TABLE IF NOT EXISTS t(x INTEGER PRIMARY KEY, y BLOB)");
-        for i in 0..steps {
-            sqlite::run(&conn, &format!("INSERT INTO t(y) VALUES (zeroblob({}))", i * 311));
-        }
-        drop(conn);
-        let conn = sqlite::open(&path);
-        assert_eq!(sqlite::number(&conn, "SELECT count(*) FROM t"), steps as i64);
-        return;
-    }
     let mut workload = Workload::open(&path, mode, steps).unwrap();
     let mut last = 0;
     for _ in 0..steps {

@@ -239,6 +239,8 @@ impl Node {
         let dir = self.backing(name);
         let sum = scan::checksum(&dir.join("database"), &dir.join("wal")).unwrap();
         let pos = self.pos(name);
+        // A database that nobody committed to has no checksum yet.
+        let sum = if pos.txid == 0 && sum == scan::EMPTY { 0 } else { sum };
         assert_eq!(format!("{:016x}", pos.checksum), format!("{sum:016x}"), "position of {name}");
         // By another process: closing a file here would drop this process's own locks on it.
         let mut cmp = Command::new("cmp");

@@ -121,18 +121,40 @@ impl Process {
     ///
     /// # Panics
     /// If there is none when the process ends or the limit is over.
+    #[track_caller]
     pub fn line(&self, text: &str, limit: Duration) -> Line {
+        self.find(text, limit, |line| line.text.contains(text))
+    }
+
+    /// Waits for a line that begins with `text`. A log may quote the command that is to print it.
+    ///
+    /// # Panics
+    /// If there is none when the process ends or the limit is over.
+    #[track_caller]
+    pub fn line_of(&self, text: &str, limit: Duration) -> Line {
+        self.find(text, limit, |line| line.text.starts_with(text))
+    }
+
+    /// Waits for a line that contains one of `texts`.
+    ///
+    /// # Panics
+    /// If there is none when the process ends or the limit is over.
+    #[track_caller]
+    pub fn line_with_any(&self, texts: &[&str], limit: Duration) -> Line {
+        self.find(&texts.join("|"), limit, |line| texts.iter().any(|t| line.text.contains(t)))
+    }
+
+    #[track_caller]
+    fn find(&self, what: &str, limit: Duration, matches: impl Fn(&Line) -> bool) -> Line {
         let found = self.wait_for(limit, |s| {
-            let line = s.lines.iter().find(|l| l.text.contains(text)).cloned();
-            if line.is_none() && s.status.is_some() && s.open == 0 {
-                return Some(None);
-            }
-            line.map(Some)
+            let ended = s.status.is_some() && s.open == 0;
+            let line = s.lines.iter().find(|line| matches(line)).cloned();
+            (line.is_some() || ended).then_some(line)
         });
         match found {
             Some(Some(line)) => line,
-            Some(None) => panic!("{} ended without {text:?}\n{}", self.name, self.output()),
-            None => panic!("{} wrote no {text:?} in {limit:?}\n{}", self.name, self.output()),
+            Some(None) => panic!("{} ended without {what:?}\n{}", self.name, self.output()),
+            None => panic!("{} wrote no {what:?} in {limit:?}\n{}", self.name, self.output()),
         }
     }
 

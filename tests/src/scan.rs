@@ -18,6 +18,9 @@ use std::path::Path;
 use crc::{CRC_64_GO_ISO, Crc, Table};
 
 const CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_GO_ISO);
+/// The checksum of a database without pages.
+pub const EMPTY: u64 = FLAG;
+
 const FLAG: u64 = 1 << 63;
 
 /// The checksum of a database with its WAL, which need not exist.
@@ -30,27 +33,11 @@ pub fn checksum(database: &Path, wal: &Path) -> io::Result<u64> {
     let wal = File::open(wal).ok().map(|wal| Wal::read(&wal).map(|index| (wal, index)));
     let wal = wal.transpose()?.filter(|(_, index)| index.pages > 0);
 
-    // SQLite's own rule: the size in the header counts if its version was written with it.
-    let mut in_header = 0;
-    let page_size = match &wal {
-        Some((_, index)) => index.page_size,
-        None if len == 0 => return Ok(FLAG),
-        None => {
-            let mut header = [0; 100];
-            file.read_exact_at(&mut header, 0)?;
-            in_header = u32_at(&header, 28);
-            if u32_at(&header, 24) != u32_at(&header, 92) {
-                in_header = 0;
-            }
-            match u64::from(u16::from_be_bytes([header[16], header[17]])) {
-                1 => 65536,
-                n if n >= 512 => n,
-                _ => return Err(io::Error::other("not a database")),
-            }
-        }
+    let (page_size, pages) = match &wal {
+        Some((_, index)) => (index.page_size, index.pages.into()),
+        None if len == 0 => return Ok(EMPTY),
+        None => size(&file, len)?,
     };
-    let in_file = if in_header == 0 { len / page_size } else { in_header.into() };
-    let pages = wal.as_ref().map_or(in_file, |(_, index)| u64::from(index.pages));
     let lock_page = (1 << 30) / page_size + 1;
 
     let mut sum = 0;
@@ -75,6 +62,21 @@ pub fn checksum(database: &Path, wal: &Path) -> io::Result<u64> {
         sum ^= digest.finalize() | FLAG;
     }
     Ok(sum | FLAG)
+}
+
+/// Page size and page count, as SQLite takes them: the header's count, if nobody older wrote last.
+fn size(file: &File, len: u64) -> io::Result<(u64, u64)> {
+    let mut header = [0; 100];
+    file.read_exact_at(&mut header, 0)?;
+    let page_size = match u64::from(u16::from_be_bytes([header[16], header[17]])) {
+        1 => 65536,
+        n if n >= 512 => n,
+        _ => return Err(io::Error::other("not a database")),
+    };
+    let (counter, count, valid_for) =
+        (u32_at(&header, 24), u32_at(&header, 28), u32_at(&header, 92));
+    let in_header = (counter == valid_for && count > 0).then_some(count);
+    Ok((page_size, in_header.map_or(len / page_size, u64::from)))
 }
 
 /// Where the committed pages of a WAL are.

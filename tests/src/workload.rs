@@ -34,6 +34,8 @@ pub struct Workload {
     conn: Connection,
     random: Random,
     wal: bool,
+    /// Without any journal SQLite can't.
+    can_roll_back: bool,
 }
 
 impl Mode {
@@ -81,7 +83,8 @@ impl Workload {
              CREATE TABLE IF NOT EXISTS cell(id INTEGER PRIMARY KEY, version INTEGER NOT NULL, body BLOB NOT NULL);
              CREATE INDEX IF NOT EXISTS cell_version ON cell(version);",
         )?;
-        Ok(Workload { conn, random: Random::new(seed), wal: mode.journal == "WAL" })
+        let (wal, can_roll_back) = (mode.journal == "WAL", mode.journal != "OFF");
+        Ok(Workload { conn, random: Random::new(seed), wal, can_roll_back })
     }
 
     /// Commits one transaction; its number.
@@ -89,7 +92,7 @@ impl Workload {
     /// # Errors
     /// SQLite's.
     pub fn step(&mut self) -> rusqlite::Result<i64> {
-        if self.random.percent(6) {
+        if self.can_roll_back && self.random.percent(6) {
             let count = 1 + self.random.below(150);
             self.transaction(count, false)?;
         }
