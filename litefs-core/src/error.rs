@@ -104,7 +104,11 @@ pub enum Error {
         db: DbName,
     },
     /// The pages of the database don't add up to the logged checksum.
-    #[error("{db}: database checksum {got} doesn't match position {want}")]
+    #[error(
+        "{db}: database checksum {got} doesn't match position {want}: pages were changed behind the back of \
+         the log or its end was lost; restore the database, or remove its log and ltx directories to begin a \
+         new history with it as it is"
+    )]
     ChecksumMismatch {
         /// The database.
         db: DbName,
@@ -112,6 +116,23 @@ pub enum Error {
         got: Checksum,
         /// From the log.
         want: Pos,
+    },
+    /// Durable records are missing at the end of the log.
+    #[error(
+        "{db}: the transaction log ends at {}, but had reached {want}: part of {} is lost; bring it back \
+         from a backup, or remove that directory to begin a new history with the database as it is",
+        Pos::text(*got),
+        log.display()
+    )]
+    LogLost {
+        /// The database.
+        db: DbName,
+        /// Where the log ends.
+        got: Option<Pos>,
+        /// What a clean shutdown had noted.
+        want: Pos,
+        /// Where the log is.
+        log: PathBuf,
     },
     /// The stored cluster ID isn't one.
     #[error("{}", path.display())]
@@ -167,9 +188,10 @@ impl Error {
             Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
             Error::Invalid { .. } => ErrorKind::InvalidInput,
             Error::Locked { .. } => ErrorKind::Busy,
-            Error::Header { .. } | Error::ChecksumMismatch { .. } | Error::ClusterId { .. } => {
-                ErrorKind::Corrupt
-            }
+            Error::Header { .. }
+            | Error::ChecksumMismatch { .. }
+            | Error::LogLost { .. }
+            | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
             Error::Io { .. } | Error::Log { .. } | Error::Encode { .. } | Error::Decode { .. } => {
                 self.io().map_or(ErrorKind::Corrupt, io_kind)

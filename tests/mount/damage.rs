@@ -66,8 +66,12 @@ fn start_damaged(node: &mut Node) -> Outcome {
     let process = node.launch();
     let up = "waiting for signal or subprocess to exit";
     let refused = || process.output().contains("ERROR: ");
-    while process.is_running() && !process.output().contains(up) && !refused() {
-        process.lines_at_least(process.lines().len() + 1, LIMIT);
+    loop {
+        let seen = process.lines().len();
+        if !process.is_running() || process.output().contains(up) || refused() {
+            break;
+        }
+        process.lines_at_least(seen + 1, LIMIT);
     }
     let complaint = || {
         let lines = process.lines();
@@ -115,7 +119,11 @@ fn a_flipped_bit_in_the_database_is_found_after_an_unclean_end() {
         flip(&node.backing("bad").join("database"), 4096 * 20 + 1000);
         let outcome = start_damaged(&mut node);
         println!("{journal}: {outcome:?}");
-        assert_ne!(outcome, Outcome::Served, "{journal}: a wrong page was taken for right");
+        // In WAL mode the file might as well be ahead of a log that lost its end: no guess is made.
+        let want = if journal == "WAL" { Outcome::ReadOnly } else { Outcome::Served };
+        assert_eq!(outcome, want, "{journal}");
+        let repaired = node.process().output().contains("repaired from the log");
+        assert_eq!(repaired, outcome == Outcome::Served, "{journal}");
     }
 }
 

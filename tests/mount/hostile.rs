@@ -96,7 +96,7 @@ fn companions_of_unknown_databases_cant_be_made() {
     assert_errno(
         "a companion of a companion",
         File::create_new(node.path("x-wal-wal")),
-        Errno::ENOENT,
+        Errno::EINVAL,
     );
     assert_alive(&node, conn);
 }

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -87,7 +86,7 @@ fn sigterm_and_sigint_end_it_while_files_are_open() {
         let status = node.process().wait(LIMIT);
         assert_eq!(status.code(), Some(0), "{signal}: {}", node.process().output());
         assert!(!node.is_mounted());
-        assert!(open.read_at(&mut [0; 5000], 1 << 20).is_err() || open.metadata().is_err());
+        assert!(open.sync_all().is_err(), "an open file outlives the mount");
         drop(writer);
     }
 }
@@ -134,7 +133,7 @@ fn a_command_that_cant_start_leaves_no_mount() {
 
 #[test]
 fn the_process_group_of_the_command_is_never_orphaned() {
-    let script = "'sleep 1000 & echo grandchild $!; wait'";
+    let script = "'sleep 1000 & echo grand\\child $!; wait'";
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let mut node = with_command(&["sh", "-c", script]);
         let process = node.launch();
@@ -238,7 +237,7 @@ fn configurations_that_cant_be_used_are_explained() {
     for (text, want) in [
         (String::new(), "EOF"),
         (format!("{valid}nonsense: 1\n"), "line 7: field nonsense not found"),
-        ("data:\n  dir: /d\nlease:\n  type: static\n".into(), "fuse directory required"),
+        (valid.replace("/m", "\"\""), "fuse directory required"),
         (
             "fuse:\n  dir: /d\nlease:\n  type: static\ndata:\n  dir: \"\"\n".into(),
             "data directory required",

@@ -30,12 +30,18 @@ pub fn checksum(database: &Path, wal: &Path) -> io::Result<u64> {
     let wal = File::open(wal).ok().map(|wal| Wal::read(&wal).map(|index| (wal, index)));
     let wal = wal.transpose()?.filter(|(_, index)| index.pages > 0);
 
+    // SQLite's own rule: the size in the header counts if its version was written with it.
+    let mut in_header = 0;
     let page_size = match &wal {
         Some((_, index)) => index.page_size,
         None if len == 0 => return Ok(FLAG),
         None => {
             let mut header = [0; 100];
             file.read_exact_at(&mut header, 0)?;
+            in_header = u32_at(&header, 28);
+            if u32_at(&header, 24) != u32_at(&header, 92) {
+                in_header = 0;
+            }
             match u64::from(u16::from_be_bytes([header[16], header[17]])) {
                 1 => 65536,
                 n if n >= 512 => n,
@@ -43,7 +49,8 @@ pub fn checksum(database: &Path, wal: &Path) -> io::Result<u64> {
             }
         }
     };
-    let pages = wal.as_ref().map_or(len / page_size, |(_, index)| u64::from(index.pages));
+    let in_file = if in_header == 0 { len / page_size } else { in_header.into() };
+    let pages = wal.as_ref().map_or(in_file, |(_, index)| u64::from(index.pages));
     let lock_page = (1 << 30) / page_size + 1;
 
     let mut sum = 0;
@@ -52,7 +59,15 @@ pub fn checksum(database: &Path, wal: &Path) -> io::Result<u64> {
         let number32 = u32::try_from(number).map_err(io::Error::other)?;
         match wal.as_ref().and_then(|(wal, index)| Some((wal, index.frames.get(&number32)?))) {
             Some((wal, offset)) => wal.read_exact_at(&mut page, *offset)?,
-            None => file.read_exact_at(&mut page, (number - 1) * page_size)?,
+            None => {
+                // What lies past the end reads as zeros.
+                page.fill(0);
+                let mut done = 0;
+                let offset = (number - 1) * page_size;
+                while let n @ 1.. = file.read_at(&mut page[done..], offset + done as u64)? {
+                    done += n;
+                }
+            }
         }
         let mut digest = CRC64.digest();
         digest.update(&number32.to_be_bytes());

@@ -28,13 +28,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use crate::env::File;
 use crate::error::{Error, IoContext, chain};
 use crate::log::{RecordKind, RecordMeta};
 use crate::ltx::{Decoder, page_checksum};
-use crate::types::{Checksum, Pgno, Txid};
+use crate::sqlite::DbHeader;
+use crate::types::{Checksum, PageCount, PageSize, Pgno, Txid};
 
 use super::Database;
 use super::capture::{Capture, WalTail};
@@ -56,6 +58,12 @@ impl Database {
         c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
         self.publish_recovered(c, last.as_ref());
 
+        if let Some(want) = mark.as_ref().and_then(|mark| mark.pos)
+            && c.logged.pos.is_none_or(|pos| pos.txid < want.txid)
+        {
+            let log = self.paths.dir().join("log");
+            return Err(Error::LogLost { db: self.name.clone(), got: c.logged.pos, want, log });
+        }
         let trusted = match mark {
             Some(mark) => self.is_as_marked(c, &mark)?,
             None => false,
@@ -66,6 +74,9 @@ impl Database {
             self.roll_back_journal(last.as_ref())?;
             let last = self.log.lock().log.last().cloned();
             c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
+        }
+        if c.logged.pos.is_none() && self.log.lock().log.was_cut() {
+            tracing::warn!(db = %self.name, "the log holds no whole transaction; a new history begins");
         }
         if self.len(FileKind::Database)?.is_none() && c.logged.count.is_zero() {
             self.publish_recovered(c, last.as_ref());
@@ -226,7 +237,7 @@ impl Database {
                 fixed.insert(pgno, *page);
             }
         }
-        if sum != pos.post_apply {
+        if sum != pos.post_apply || self.may_be_ahead(files.database.as_ref(), &fixed, page_size)? {
             return Ok(false);
         }
         tracing::warn!(db = %self.name, pages = fixed.len(), "damaged pages were repaired from the log");
@@ -236,7 +247,41 @@ impl Database {
             self.checkpoint(c, wal)?;
         }
         self.write_pages(&fixed, c.logged)?;
+        self.repaired.store(fixed.len() as u64, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Whether the pages that differ may be newer than the log, whose end was lost: then putting old ones over
+    /// them would lose what was committed. They are not if the file lacks them, or if its header shows the
+    /// change counter of the log's page 1, which every rollback transaction raises.
+    fn may_be_ahead(
+        &self,
+        file: &dyn File,
+        differing: &LoggedPages,
+        page_size: PageSize,
+    ) -> Result<bool, Error> {
+        let len = file.len().at("stat", self.paths.database())?;
+        let in_file = PageCount::in_file(len, page_size);
+        let cut = self.log.lock().log.was_cut();
+        if !cut && differing.keys().all(|pgno| !in_file.contains(*pgno)) {
+            return Ok(false);
+        }
+        let mut logged = None;
+        self.each_logged_page(Txid::FIRST, |_, pgno, page| {
+            if pgno == Pgno::FIRST {
+                logged = DbHeader::decode(page).ok();
+            }
+            Ok(())
+        })?;
+        let now = match self.read_header(file) {
+            Ok(header) => header.map(|(header, _)| header),
+            Err(Error::Header { .. }) => None,
+            Err(err) => return Err(err),
+        };
+        let same = logged.zip(now).is_some_and(|(logged, now)| {
+            !now.is_wal() && logged.change_counter == now.change_counter
+        });
+        Ok(cut || !same)
     }
 
     /// The newest version of each page in the records from `from` on: which record has it.
@@ -273,7 +318,11 @@ impl Database {
         from: Txid,
         mut page: impl FnMut(Txid, Pgno, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let records = self.log.lock().log.records(from).map_err(|e| self.log_error(e))?;
+        let records = {
+            let writer = self.log.lock();
+            let from = from.max(writer.log.first_txid().unwrap_or(from));
+            writer.log.records(from).map_err(|e| self.log_error(e))?
+        };
         for record in records {
             let (meta, blob) = record.map_err(|e| self.log_error(e))?;
             if meta.kind == RecordKind::PositionOnly {

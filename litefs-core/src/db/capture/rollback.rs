@@ -118,7 +118,7 @@ impl Database {
         Ok(())
     }
 
-    /// Commits what was written without a journal. Incomplete files are left for later.
+    /// Commits what was written without a journal.
     pub(in crate::db) fn commit_unjournaled(&self, c: &mut Capture) -> Result<(), Error> {
         if c.dirty.is_empty() || c.journal_hot || c.wal.is_some() {
             return Ok(());
@@ -126,12 +126,6 @@ impl Database {
         let plan = self.plan_from_file(c)?;
         let logged = plan.as_ref().map(Plan::logged);
         if let Some(plan) = plan {
-            let len = self.file(FileKind::Database)?.len().at("stat", self.paths.database())?;
-            if len < plan.commit.len_bytes(plan.page_size) {
-                tracing::warn!(db = %self.name, len, pages = %plan.commit,
-                    "the file is shorter than its header says; it is captured once it is complete");
-                return Ok(());
-            }
             self.append(plan, RecordKind::Plain)?;
         }
         self.settle(c, logged)?;
