@@ -41,14 +41,15 @@ trap clean_up EXIT
 
 start() {
   # Its last line says that the mount is there; it comes through a pipe, so nobody has to guess.
-  local up= line
+  local line='' up=''
   mkfifo "$work/out"
   "$litefs" mount -config "$work/litefs.yml" >"$work/out" 2>>"$work/log" &
   node=$!
-  while read -r line; do
-    case $line in "waiting for signal"*) up=1; break ;; esac
-  done <"$work/out"
+  exec 3<"$work/out"
   rm "$work/out"
+  while read -r -u 3 line; do
+    case $line in "waiting for signal"*) up=1; break ;; esac
+  done
   [ -n "$up" ] || { cat "$work/log"; exit 1; }
 }
 
