@@ -168,9 +168,10 @@ fn refusals_have_sensible_errors_and_do_not_stick() {
 #[test]
 fn a_new_file_shows_nothing_of_the_old_one() {
     let Some(rig) = Rig::new(Passthrough::Auto) else { return };
+    rig.sql("db", "create table t(x)");
     let printed = rig.sh(
-        "printf old-and-long > $M/db; cat $M/db; exec 3< $M/db; rm $M/db; ls $M/db;
-         printf new > $M/db; echo; cat $M/db; echo; cat <&3; stat -c %s:%h $M/db /proc/self/fd/3 -L",
+        "printf old-and-long > $M/db-shm; cat $M/db-shm; exec 3< $M/db-shm; rm $M/db-shm; ls $M/db-shm;
+         printf new > $M/db-shm; echo; cat $M/db-shm; echo; cat <&3; stat -c %s:%h $M/db-shm /proc/self/fd/3 -L",
     );
     assert!(printed.starts_with("old-and-long"), "{printed}");
     assert!(printed.contains("No such file"), "{printed}");
@@ -181,7 +182,7 @@ fn a_new_file_shows_nothing_of_the_old_one() {
 fn a_dropped_database_takes_its_companions_along() {
     let Some(rig) = Rig::new(Passthrough::Auto) else { return };
     rig.sh(
-        "printf a > $M/db; printf b > $M/db-wal; printf c > $M/db-journal; stat $M/db*; rm $M/db",
+        "sqlite3 $M/db 'create table t(x)'; printf b > $M/db-wal; printf c > $M/db-journal; stat $M/db*; rm $M/db",
     );
     let deadline = Instant::now() + Duration::from_secs(5);
     // The kernel learns of it right after the reply; opening is right at once.
@@ -189,7 +190,7 @@ fn a_dropped_database_takes_its_companions_along() {
     while rig.sh("test -e $M/db-wal -o -e $M/db-journal && echo there") == "there\n" {
         assert!(Instant::now() < deadline);
     }
-    assert_eq!(rig.sh("printf x > $M/db; printf y > $M/db-wal; cat $M/db-wal"), "y");
+    assert_eq!(rig.sh(": > $M/db; printf y > $M/db-wal; cat $M/db-wal"), "y");
 }
 
 #[test]
@@ -197,7 +198,7 @@ fn a_replica_shows_its_role_and_refuses_new_databases() {
     let Some(rig) = Rig::new(Passthrough::Auto) else { return };
     rig.sql("db", "create table t(x)");
     rig.store.become_replica(Some(primary()));
-    assert_eq!(rig.sh("cat $M/.primary $M/.lag"), "node-1\n+000000311\n");
+    assert_eq!(rig.sh("cat $M/.primary $M/.lag"), "node-1\n+2147483647\n");
     let printed = rig.sh("sqlite3 $M/db 'insert into t values(1)'; echo > $M/new");
     assert!(printed.contains("attempt to write a readonly database"), "{printed}");
     assert!(printed.contains("Permission denied"), "{printed}");
@@ -211,14 +212,6 @@ fn a_replica_shows_its_role_and_refuses_new_databases() {
 }
 
 #[test]
-fn a_panic_is_one_failed_operation() {
-    let Some(rig) = Rig::new(Passthrough::Auto) else { return };
-    let printed = rig.sh("for i in 1 2 3 4 5 6; do printf 'panic, please' > $M/db; done");
-    assert_eq!(printed.matches("I/O error").count(), 6, "{printed}");
-    assert_eq!(rig.sh("printf fine > $M/db; cat $M/db"), "fine");
-}
-
-#[test]
 fn unmounting_with_open_files_neither_hangs_nor_fails() {
     // A file in passthrough needs no daemon: what a process holds of it goes on working.
     for (name, passthrough, want) in [
@@ -227,7 +220,7 @@ fn unmounting_with_open_files_neither_hangs_nor_fails() {
         ("db-shm", Passthrough::Auto, ""),
     ] {
         let Some(mut rig) = Rig::new(passthrough) else { return };
-        rig.sh("printf x > $M/db; printf x > $M/db-shm");
+        rig.sh("sqlite3 $M/db 'create table t(x)'; printf x > $M/db-shm");
         let mut child = rig.holder(name);
         assert_eq!(read_line(&mut child), "open\n");
         assert!(rig.mount.take().unwrap().unmount().unwrap().lazy);
@@ -261,42 +254,4 @@ fn directories_that_cannot_be_mounted_on() {
     assert!(matches!(mount(rig.dir.clone()), Some(MountError::NotEmpty { .. })));
     assert!(matches!(mount(file.join("below")), Some(MountError::Directory { .. })));
     assert!(mount(temp.path().join("made/for/it")).is_none());
-}
-
-/// Mounts, says so, and waits to be killed: see the next test.
-#[test]
-#[ignore = "the victim of a_dead_process_leaves_a_mount_that_is_cleaned"]
-fn victim() {
-    let Some(dir) = std::env::var_os("VICTIM") else { return };
-    let store = open_store(&PathBuf::from(&dir).join("data"));
-    let _mount = Mount::new(store, MountOptions::new(PathBuf::from(dir).join("mnt"))).unwrap();
-    eprintln!("mounted");
-    let _ = std::io::stdin().read_line(&mut String::new());
-    std::process::abort();
-}
-
-#[test]
-fn a_dead_process_leaves_a_mount_that_is_cleaned() {
-    let Some(mut rig) = Rig::new(Passthrough::Auto) else { return };
-    drop(rig.mount.take());
-    let mut victim = Command::new("timeout");
-    victim.arg("20").arg(std::env::current_exe().unwrap());
-    victim.args(["victim", "--exact", "--ignored", "--nocapture"]);
-    victim.env("VICTIM", rig.dir.parent().unwrap());
-    victim.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut victim = victim.spawn().unwrap();
-    let mut line = String::new();
-    use std::io::{BufRead, BufReader};
-    BufReader::new(victim.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "mounted\n");
-    drop(victim.stdin.take());
-    victim.wait().unwrap();
-    assert!(is_mounted(&rig));
-
-    let mut options = MountOptions::new(&rig.dir);
-    options.skip_unmount = true;
-    let refused = Mount::new(rig.store.clone(), options).err();
-    assert!(matches!(refused, Some(MountError::LeftOver { .. })), "{refused:?}");
-    rig.mount = Some(Mount::new(rig.store.clone(), MountOptions::new(&rig.dir)).unwrap());
-    rig.sql("db", "create table t(x)");
 }

@@ -121,9 +121,11 @@ fn a_flipped_bit_in_the_database_is_found_after_an_unclean_end() {
         let (mut node, before) = stopped(journal, false);
         flip(&node.backing("bad").join("database"), 4096 * 20 + 1000);
         let outcome = start_damaged(&mut node, &before);
-        // The log still holds the page.
-        assert_eq!(outcome, Outcome::Served, "{journal}");
-        node.process().line("damaged pages were repaired from the log", LIMIT);
+        // In WAL mode the file might as well be ahead of a log that lost its end: no guess is made.
+        let want = if journal == "WAL" { Outcome::ReadOnly } else { Outcome::Served };
+        assert_eq!(outcome, want, "{journal}");
+        let repaired = node.process().output().contains("repaired from the log");
+        assert_eq!(repaired, outcome == Outcome::Served, "{journal}");
     }
 }
 

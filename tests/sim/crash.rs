@@ -1,6 +1,11 @@
 //! A crash at every operation, of the daemon or of the power, leaves what SQLite promises.
+#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
+use std::time::Duration;
+
+use litefs_core::db::Durability;
 use litefs_core::env::sim::Landed;
+use litefs_core::log::LogOptions;
 use litefs_tests::sim::workload::{Promise, Recording, Setting};
 
 fn daemon_dies(mode: &'static str) {
@@ -81,4 +86,37 @@ fn power_goes_in_memory_mode() {
 #[test]
 fn power_goes_with_journal_off() {
     power_goes("OFF");
+}
+
+#[test]
+fn power_goes_while_the_log_changes_segments() {
+    for mode in ["DELETE", "WAL"] {
+        let setting = Setting::new(mode, "EXTRA");
+        let recording = Recording::with(setting, |options| {
+            options
+                .compress(false)
+                .log(LogOptions { segment_len: 3000, segment_age: Duration::MAX })
+        });
+        for landed in [Landed::Nothing, Landed::Everything, Landed::Some(3), Landed::Some(4)] {
+            recording.crash_everywhere(landed, Promise::Acknowledged, 400);
+        }
+    }
+}
+
+#[test]
+fn power_goes_and_commits_are_always_durable_if_the_node_is_told_so() {
+    for (mode, sync) in [
+        ("WAL", "NORMAL"),
+        ("WAL", "OFF"),
+        ("DELETE", "NORMAL"),
+        ("TRUNCATE", "NORMAL"),
+        ("DELETE", "FULL"),
+        ("PERSIST", "NORMAL"),
+    ] {
+        let setting = Setting::new(mode, sync);
+        let recording = Recording::with(setting, |options| options.durability(Durability::Always));
+        for landed in [Landed::Nothing, Landed::Everything, Landed::Some(5), Landed::Some(6)] {
+            recording.crash_everywhere(landed, Promise::Acknowledged, 120);
+        }
+    }
 }

@@ -10,12 +10,15 @@
 //! prints errors. Usage goes to stdout, flag lists and errors to stderr.
 
 mod config;
+mod ltx;
 mod mount;
+mod verify;
 mod version;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use thiserror::Error;
@@ -23,9 +26,11 @@ use thiserror::Error;
 use self::mount::start::{CloseError, StartError};
 use crate::args::{self, ArgError, Flag, Parsed};
 use crate::config::error::ConfigError;
+use crate::config::load::{Overrides, load};
+use crate::environment::Environment;
 use crate::guardian;
 use crate::logging::LogError;
-use crate::ostext::os_text;
+use crate::ostext::{chain, os_text};
 
 /// Runs the command that the first argument names.
 pub(crate) fn dispatch(args: Vec<OsString>) -> ExitCode {
@@ -37,6 +42,8 @@ pub(crate) fn dispatch(args: Vec<OsString>) -> ExitCode {
         "mount" => mount::run(rest),
         "version" => version::run(rest),
         "config" => config::run(rest),
+        "ltx" => ltx::run(rest),
+        "verify" => verify::run(rest),
         guardian::SUBCOMMAND => guard(rest),
         "help" => show_usage(),
         flag if flag.starts_with('-') => show_usage(),
@@ -71,6 +78,10 @@ pub(crate) enum Failure {
     Start(#[from] StartError),
     #[error(transparent)]
     Close(#[from] CloseError),
+    #[error(transparent)]
+    Ltx(#[from] ltx::LtxError),
+    #[error("{}", chain(source))]
+    Data { source: litefs_core::error::Error },
     #[error("cannot handle signals: {}", os_text(.0))]
     Signals(#[source] io::Error),
     #[error("cannot guard {program:?}: {}", os_text(source))]
@@ -148,6 +159,16 @@ impl Usage {
 fn show_usage() -> Result<ExitCode, Failure> {
     say(format_args!("{USAGE}"));
     Err(Failure::HelpShown)
+}
+
+/// The data directory that the flags `-data` and `-config` tell, or else the configuration.
+fn data_dir(parsed: &Parsed) -> Result<PathBuf, Failure> {
+    if let Some(dir) = parsed.value("data") {
+        return Ok(dir.into());
+    }
+    let config = parsed.value("config").map(Into::into);
+    let overrides = Overrides { config, ..Overrides::default() };
+    Ok(load(&overrides, &Environment::capture())?.config.data.dir)
 }
 
 /// The hidden command: see [`guardian`].

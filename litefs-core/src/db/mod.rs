@@ -100,6 +100,8 @@ pub struct Database {
     appended: AtomicU64,
     synced: AtomicU64,
     log_blocked: AtomicBool,
+    /// Damaged pages that the start repaired from the log.
+    repaired: AtomicU64,
     /// Whether names in the directory changed since it was last synced.
     names_changed: AtomicBool,
     /// Whether the mark of a clean shutdown is (or may be) there.
@@ -142,7 +144,7 @@ impl Database {
         worker: Worker,
     ) -> Arc<Database> {
         let mark = clean::Mark::read(env.as_ref(), &paths).ok().flatten();
-        let hint = mark.as_ref().map(|m| m.tail.clone());
+        let hint = mark.as_ref().map(|m| m.tail);
         let log = TxLog::open(Arc::clone(&env), paths.dir(), options.log, hint);
         let (log, broken) = match log {
             Ok(log) => (log, None),
@@ -166,6 +168,7 @@ impl Database {
             appended: AtomicU64::new(0),
             synced: AtomicU64::new(0),
             log_blocked: AtomicBool::new(false),
+            repaired: AtomicU64::new(0),
             names_changed: AtomicBool::new(false),
         });
         let recovered = match broken {
@@ -201,6 +204,11 @@ impl Database {
     /// Whether it takes writes.
     pub fn health(&self) -> Health {
         self.health.read().clone()
+    }
+
+    /// How many damaged pages were repaired from the log when the database was opened.
+    pub fn repaired_pages(&self) -> u64 {
+        self.repaired.load(Ordering::Relaxed)
     }
 
     /// Its directory in the data directory.

@@ -48,7 +48,8 @@ impl MountName {
             ".primary" => return Some(MountName::Primary),
             _ => {}
         }
-        let companions: [(&str, fn(DbName) -> MountName); 5] = [
+        type Make = fn(DbName) -> MountName;
+        let companions: [(&str, Make); 5] = [
             ("-journal", |db| MountName::File(db, FileKind::Journal)),
             ("-wal", |db| MountName::File(db, FileKind::Wal)),
             ("-shm", |db| MountName::File(db, FileKind::Shm)),

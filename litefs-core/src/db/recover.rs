@@ -22,20 +22,21 @@
 //!   way a commit survives that SQLite alone would have lost.
 //! * **A page changed behind our back** (bit rot, another program): the checksum of all pages tells. Pages
 //!   that the log still has are repaired from it. Otherwise nothing is touched, as any guess could lose data.
-//! * **The log lost its end**: told by the mark of a clean shutdown, which names the last position.
 //!
 //! The full check is skipped after a clean shutdown: see [`super::clean`].
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use crate::env::File;
 use crate::error::{Error, IoContext, chain};
 use crate::log::{RecordKind, RecordMeta};
 use crate::ltx::{Decoder, page_checksum};
-use crate::types::{Checksum, Pgno, Txid};
+use crate::sqlite::DbHeader;
+use crate::types::{Checksum, PageCount, PageSize, Pgno, Txid};
 
 use super::Database;
 use super::capture::{Capture, WalTail};
@@ -56,14 +57,13 @@ impl Database {
         self.note_log(&self.log.lock().log);
         c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
         self.publish_recovered(c, last.as_ref());
-        if let Some(closed_at) = mark.as_ref().and_then(|mark| mark.pos)
-            && last.as_ref().is_none_or(|last| last.max_txid < closed_at.txid)
-        {
-            // Going on would give TXIDs that replicas know a second meaning.
-            self.fail(chain(&Error::LogCut { db: self.name.clone(), closed_at }));
-            return Ok(());
-        }
 
+        if let Some(want) = mark.as_ref().and_then(|mark| mark.pos)
+            && c.logged.pos.is_none_or(|pos| pos.txid < want.txid)
+        {
+            let log = self.paths.dir().join("log");
+            return Err(Error::LogLost { db: self.name.clone(), got: c.logged.pos, want, log });
+        }
         let trusted = match mark {
             Some(mark) => self.is_as_marked(c, &mark)?,
             None => false,
@@ -74,6 +74,9 @@ impl Database {
             self.roll_back_journal(last.as_ref())?;
             let last = self.log.lock().log.last().cloned();
             c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
+        }
+        if c.logged.pos.is_none() && self.log.lock().log.was_cut() {
+            tracing::warn!(db = %self.name, "the log holds no whole transaction; a new history begins");
         }
         if self.len(FileKind::Database)?.is_none() && c.logged.count.is_zero() {
             self.publish_recovered(c, last.as_ref());
@@ -99,6 +102,9 @@ impl Database {
             self.catch_up(c, wal.as_ref())?;
         }
         if let Some(wal) = &wal {
+            if self.wal_is_over(c)? {
+                self.empty_wal(c, wal)?;
+            }
             self.after_wal_write(c, wal, u64::MAX)?;
             self.drain()?;
             self.checkpoint(c, wal)?;
@@ -167,7 +173,7 @@ impl Database {
             }
             return self.apply_after(c, &at);
         }
-        if self.repair(c)? {
+        if self.repair(c, wal)? {
             return Ok(());
         }
         let last = c.logged.pos.ok_or_else(|| Error::NotFound { db: self.name.clone() })?;
@@ -201,7 +207,7 @@ impl Database {
     }
 
     /// Writes pages that the log has over those in the database, if that brings it to the log's position.
-    fn repair(&self, c: &Capture) -> Result<bool, Error> {
+    fn repair(&self, c: &mut Capture, wal: Option<&Arc<dyn File>>) -> Result<bool, Error> {
         let (Some(pos), Some(page_size)) = (c.logged.pos, c.logged.page_size) else {
             return Ok(false);
         };
@@ -215,7 +221,6 @@ impl Database {
             }
             Err(err) => return Err(err),
         };
-        let files = PageFiles { wal: self.open_if_there(FileKind::Wal)?, ..files };
         let none = WalPages::new();
         let in_wal = c.wal.as_ref().map_or(&none, WalTail::pages);
         let (mut sum, mut buf, mut fixed) = (Checksum::EMPTY, files.buffer(), LoggedPages::new());
@@ -226,18 +231,57 @@ impl Database {
                     files.sum(pgno, Source::Database, &mut buf).at("read", self.paths.database())?
                 }
             };
-            let want = logged.get(&pgno).filter(|_| !in_wal.contains_key(&pgno));
+            let want = logged.get(&pgno);
             sum = sum.toggle(want.map_or(now, |page| page.sum));
             if let Some(page) = want.filter(|page| page.sum != now) {
                 fixed.insert(pgno, *page);
             }
         }
-        if sum != pos.post_apply {
+        if sum != pos.post_apply || self.may_be_ahead(files.database.as_ref(), &fixed, page_size)? {
             return Ok(false);
         }
         tracing::warn!(db = %self.name, pages = fixed.len(), "damaged pages were repaired from the log");
+        // A WAL whose end was lost holds older versions of such pages: it must not hide them.
+        let hidden = fixed.keys().any(|pgno| in_wal.contains_key(pgno));
+        if let Some(wal) = wal.filter(|_| hidden) {
+            self.checkpoint(c, wal)?;
+        }
         self.write_pages(&fixed, c.logged)?;
+        self.repaired.store(fixed.len() as u64, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Whether the pages that differ may be newer than the log, whose end was lost: then putting old ones over
+    /// them would lose what was committed. They are not if the file lacks them, or if its header shows the
+    /// change counter of the log's page 1, which every rollback transaction raises.
+    fn may_be_ahead(
+        &self,
+        file: &dyn File,
+        differing: &LoggedPages,
+        page_size: PageSize,
+    ) -> Result<bool, Error> {
+        let len = file.len().at("stat", self.paths.database())?;
+        let in_file = PageCount::in_file(len, page_size);
+        let cut = self.log.lock().log.was_cut();
+        if !cut && differing.keys().all(|pgno| !in_file.contains(*pgno)) {
+            return Ok(false);
+        }
+        let mut logged = None;
+        self.each_logged_page(Txid::FIRST, |_, pgno, page| {
+            if pgno == Pgno::FIRST {
+                logged = DbHeader::decode(page).ok();
+            }
+            Ok(())
+        })?;
+        let now = match self.read_header(file) {
+            Ok(header) => header.map(|(header, _)| header),
+            Err(Error::Header { .. }) => None,
+            Err(err) => return Err(err),
+        };
+        let same = logged.zip(now).is_some_and(|(logged, now)| {
+            !now.is_wal() && logged.change_counter == now.change_counter
+        });
+        Ok(cut || !same)
     }
 
     /// The newest version of each page in the records from `from` on: which record has it.
@@ -274,7 +318,11 @@ impl Database {
         from: Txid,
         mut page: impl FnMut(Txid, Pgno, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let records = self.log.lock().log.records(from).map_err(|e| self.log_error(e))?;
+        let records = {
+            let writer = self.log.lock();
+            let from = from.max(writer.log.first_txid().unwrap_or(from));
+            writer.log.records(from).map_err(|e| self.log_error(e))?
+        };
         for record in records {
             let (meta, blob) = record.map_err(|e| self.log_error(e))?;
             if meta.kind == RecordKind::PositionOnly {
@@ -316,6 +364,27 @@ impl Database {
                 .at("truncate", &path)?;
             files.database.sync().at("sync", &path)?;
         }
+        self.empty_wal(c, wal)
+    }
+
+    /// Whether the WAL is of a generation that the log has left: the power took its restart or its removal.
+    /// All its transactions are in the log, before others.
+    fn wal_is_over(&self, c: &Capture) -> Result<bool, Error> {
+        let Some(tail) = c.wal.as_ref().filter(|tail| tail.captured() == 0) else {
+            return Ok(false);
+        };
+        let mut seen = false;
+        let mut last = None;
+        for record in self.records()? {
+            let (meta, _) = record.map_err(|e| self.log_error(e))?;
+            last = meta.wal.map(|wal| wal.salt);
+            seen |= last == Some(tail.salt());
+        }
+        Ok(seen && last != Some(tail.salt()))
+    }
+
+    fn empty_wal(&self, c: &mut Capture, wal: &Arc<dyn File>) -> Result<(), Error> {
+        c.wal = None;
         wal.set_len(0).at("truncate", self.paths.wal())?;
         wal.sync().at("sync", self.paths.wal())
     }

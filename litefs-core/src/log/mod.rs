@@ -116,6 +116,7 @@ pub struct TxLog {
     /// Newer than all sealed ones. `None`: the next append creates it.
     open: Option<OpenSegment>,
     last: Option<RecordMeta>,
+    cut: bool,
     synced: Option<Txid>,
     /// Directories with names that aren't durable yet.
     unsynced_dirs: Vec<PathBuf>,
@@ -164,6 +165,14 @@ impl Index {
     }
 }
 
+/// All records of a log that another process may be appending to. Changes nothing.
+///
+/// # Errors
+/// [`LogError::Io`]. A record that is being written comes as [`LogError::Corrupt`], last.
+pub fn read(env: Arc<dyn Env>, db_dir: &Path) -> Result<Records, LogError> {
+    recover::read(env, db_dir)
+}
+
 impl TxLog {
     /// Opens the log of the database in `db_dir`, cutting a torn tail. Creates nothing: that is the first append's.
     ///
@@ -190,6 +199,7 @@ impl TxLog {
             sealed: VecDeque::new(),
             open: None,
             last: None,
+            cut: false,
             synced: None,
             unsynced_dirs: Vec::new(),
             residue: Residue::None,
@@ -197,6 +207,11 @@ impl TxLog {
             failed: Arc::default(),
             buffer: Vec::new(),
         }
+    }
+
+    /// Whether bytes were cut off its end when it was opened.
+    pub fn was_cut(&self) -> bool {
+        self.cut
     }
 
     /// The newest record.

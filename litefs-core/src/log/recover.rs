@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::extent::{Extent, Format, Segment, list, remove_if_exists};
-use super::reader::{Cursor, Frame, Window};
+use super::reader::{Cursor, Frame, Records, Window};
 use super::segment::{Place, RecordHeader, RecordMeta, TailHint, parse_file_name};
 use super::writer::{SNAPSHOT, SNAPSHOT_TMP, finish_replacement};
 use super::{Index, LogError, LogOptions, OpenSegment, TxLog, legacy};
@@ -48,7 +48,7 @@ pub(super) fn open(
 
     let mut segments = find_segments(&*env, &log_dir)?;
     let (mut open, mut last, mut synced_tail) = (None, None, false);
-    let mut may_cut = true;
+    let (mut may_cut, mut cut) = (true, false);
     while let Some(newest) = segments.pop_back() {
         let hinted = hint.and_then(|hint| hinted(&*env, &newest, hint).transpose()).transpose()?;
         synced_tail = hinted.is_some();
@@ -56,6 +56,7 @@ pub(super) fn open(
             Some(tail) => (tail, newest.len),
             None => recover_tail(&*env, &newest, may_cut)?,
         };
+        cut |= len != newest.len || tail.last.is_none();
         if tail.last.is_none() {
             newest.remove(&*env)?;
             env.sync_dir(&log_dir).map_err(LogError::io("sync directory", &log_dir))?;
@@ -83,6 +84,7 @@ pub(super) fn open(
         sealed,
         open,
         last,
+        cut,
         synced: if synced_tail { last_txid } else { None },
         ..TxLog::empty(env, db_dir, options)
     };
@@ -95,6 +97,15 @@ pub(super) fn open(
         log.unsynced_dirs = vec![log_dir, db_dir.to_path_buf()];
     }
     Ok(log)
+}
+
+/// See [`super::read`].
+pub(super) fn read(env: Arc<dyn Env>, db_dir: &Path) -> Result<Records, LogError> {
+    let segments = find_segments(&*env, &db_dir.join("log"))?;
+    let first = segments.front().map(|e| e.segment.first);
+    let legacy = legacy::find(&*env, &db_dir.join("ltx"), first)?;
+    let extents = legacy.chain.into_iter().chain(segments).collect();
+    Ok(Records::new(env, Txid::FIRST, extents, 0))
 }
 
 /// Goes on appending to a file whose records end at `extent.len`. Takes it to be durable up to there.

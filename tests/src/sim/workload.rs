@@ -5,7 +5,8 @@
 //! recorded by then: a crash after that operation must keep them, if SQLite promises it.
 
 use litefs_core::db::Health;
-use litefs_core::env::sim::Landed;
+use litefs_core::env::sim::{Landed, SimDisk};
+use litefs_core::store::StoreOptions;
 use litefs_core::types::Pos;
 use rusqlite::Connection;
 
@@ -86,7 +87,12 @@ impl Setting {
 impl Recording {
     /// Runs the transactions.
     pub fn new(setting: Setting) -> Recording {
-        let node = Node::open_with(litefs_core::env::sim::SimDisk::new(3), |o| o);
+        Recording::with(setting, |options| options)
+    }
+
+    /// As [`Recording::new`], with other options of the store.
+    pub fn with(setting: Setting, set: fn(StoreOptions) -> StoreOptions) -> Recording {
+        let node = Node::open_with(SimDisk::new(3), set);
         let app = node.app();
         let conn = setting.connect(&app, DB).expect("connect");
         conn.execute_batch(SCHEMA).expect("schema");

@@ -1,6 +1,5 @@
 //! What must hold before a node can start, and what to do if it doesn't.
 
-use std::error::Error;
 use std::fs;
 use std::io;
 use std::net::TcpListener;
@@ -11,7 +10,7 @@ use litefs_fuse::MountError;
 use thiserror::Error;
 
 use crate::exec::{Exit, SpawnError};
-use crate::ostext::os_text;
+use crate::ostext::{chain, os_text};
 
 /// A start that failed.
 #[derive(Debug, Error)]
@@ -155,17 +154,6 @@ pub(super) fn holder(dir: &Path) -> Option<u32> {
 
 fn pid_note(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
-}
-
-/// An error and its sources in one line.
-fn chain(err: &dyn Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
-    }
-    text
 }
 
 #[cfg(test)]

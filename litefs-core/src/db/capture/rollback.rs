@@ -58,7 +58,8 @@ impl Database {
     pub(in crate::db) fn after_page_write(&self, c: &mut Capture, data: &[u8], offset: u64) {
         let Some(tail) = &mut c.wal else { return };
         let page_size = tail.page_size();
-        let one_page = data.len() == page_size.as_usize() && offset % data.len() as u64 == 0;
+        let one_page =
+            data.len() == page_size.as_usize() && offset.is_multiple_of(data.len() as u64);
         for pgno in touched(offset, data.len() as u64, page_size) {
             tail.backfilled(pgno, one_page.then(|| page_checksum(pgno, data)));
         }
@@ -81,7 +82,11 @@ impl Database {
 
     /// Before the journal ends, by whatever way: the transaction is put into the log.
     pub(in crate::db) fn before_journal_end(&self, c: &mut Capture) -> Result<(), Error> {
-        if c.journal_hot { self.stage(c) } else { Ok(()) }
+        if !c.journal_hot {
+            return Ok(());
+        }
+        self.stage(c)?;
+        self.sync_always(FileKind::Database)
     }
 
     /// The journal has ended: what it decided about is committed.
@@ -90,7 +95,10 @@ impl Database {
             return Ok(());
         }
         let staged = c.staged.take();
-        self.settle(c, staged.map(|s| s.logged))
+        self.settle(c, staged.map(|s| s.logged))?;
+        // Not before the journal's end is durable is the commit: it could come back and roll back.
+        self.sync_always(FileKind::Journal)?;
+        if self.options.durability == Durability::Always { self.sync_dir() } else { Ok(()) }
     }
 
     /// Appends the transaction to the log while the journal still decides about it.
@@ -110,7 +118,7 @@ impl Database {
         Ok(())
     }
 
-    /// Commits what was written without a journal. Incomplete files are left for later.
+    /// Commits what was written without a journal.
     pub(in crate::db) fn commit_unjournaled(&self, c: &mut Capture) -> Result<(), Error> {
         if c.dirty.is_empty() || c.journal_hot || c.wal.is_some() {
             return Ok(());
@@ -118,19 +126,13 @@ impl Database {
         let plan = self.plan_from_file(c)?;
         let logged = plan.as_ref().map(Plan::logged);
         if let Some(plan) = plan {
-            let len = self.file(FileKind::Database)?.len().at("stat", self.paths.database())?;
-            if len < plan.commit.len_bytes(plan.page_size) {
-                tracing::warn!(db = %self.name, len, pages = %plan.commit,
-                    "the file is shorter than its header says; it is captured once it is complete");
-                return Ok(());
-            }
             self.append(plan, RecordKind::Plain)?;
         }
         self.settle(c, logged)?;
         if let Some(undo) = c.undo.take() {
             undo.remove(self.env.as_ref()).at("remove", self.paths.undo())?;
         }
-        Ok(())
+        self.sync_always(FileKind::Database)
     }
 
     /// Looks again whether the journal begins with its magic.
@@ -143,6 +145,18 @@ impl Database {
         let n = journal.read_at(&mut magic, 0).at("read", self.paths.journal())?;
         c.journal_hot = is_hot_header(&magic[..n]);
         Ok(())
+    }
+
+    /// Syncs a file, if it exists, where commits are to be durable whatever the app asks for.
+    fn sync_always(&self, kind: FileKind) -> Result<(), Error> {
+        if self.options.durability == Durability::Normal {
+            return Ok(());
+        }
+        match self.file(kind) {
+            Ok(file) => file.sync().at("sync", self.paths.file(kind)),
+            Err(Error::NotFound { .. }) => Ok(()),
+            Err(err) => Err(err),
+        }
     }
 
     fn before_change(&self, c: &mut Capture) -> Result<(), Error> {
