@@ -84,12 +84,16 @@ show sqlite3 "$db" "INSERT INTO person VALUES ('Edsger')"
 show cat "$db-pos"
 
 say "The log holds them as LTX"
-show "$litefs" ltx list "$work/data/dbs/app.db"
+show "$litefs" ltx list -data "$work/data" app.db
+show "$litefs" ltx show -data "$work/data" app.db 4
 
-say "After a restart everything is there"
+say "With the node stopped, everything can be checked: pages, log, and one against the other"
 kill "$node"
 wait "$node"
 node=
+show "$litefs" verify -data "$work/data"
+
+say "After a restart everything is there"
 start
 show sqlite3 "$db" "SELECT count(*) FROM person" "PRAGMA integrity_check"
 show cat "$db-pos"
