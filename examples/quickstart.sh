@@ -41,14 +41,15 @@ trap clean_up EXIT
 
 start() {
   # Its last line says that the mount is there; it comes through a pipe, so nobody has to guess.
-  local up= line
+  local line='' up=''
   mkfifo "$work/out"
   "$litefs" mount -config "$work/litefs.yml" >"$work/out" 2>>"$work/log" &
   node=$!
-  while read -r line; do
-    case $line in "waiting for signal"*) up=1; break ;; esac
-  done <"$work/out"
+  exec 3<"$work/out"
   rm "$work/out"
+  while read -r -u 3 line; do
+    case $line in "waiting for signal"*) up=1; break ;; esac
+  done
   [ -n "$up" ] || { cat "$work/log"; exit 1; }
 }
 
@@ -83,12 +84,16 @@ show sqlite3 "$db" "INSERT INTO person VALUES ('Edsger')"
 show cat "$db-pos"
 
 say "The log holds them as LTX"
-show "$litefs" ltx list "$work/data/dbs/app.db"
+show "$litefs" ltx list -data "$work/data" app.db
+show "$litefs" ltx show -data "$work/data" app.db 4
 
-say "After a restart everything is there"
+say "With the node stopped, everything can be checked: pages, log, and one against the other"
 kill "$node"
 wait "$node"
 node=
+show "$litefs" verify -data "$work/data"
+
+say "After a restart everything is there"
 start
 show sqlite3 "$db" "SELECT count(*) FROM person" "PRAGMA integrity_check"
 show cat "$db-pos"

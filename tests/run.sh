@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything CI runs, on a fresh Debian or Ubuntu machine: installs what is missing, builds, checks format,
-# lints and documentation, runs all tests. Needs root (or sudo) to install and to mount. About ten minutes on two cores.
+# lints and documentation, runs all tests. Needs root (or sudo) to install and to mount. Takes about ten minutes on two cores.
 #
 #   tests/run.sh           all of it
 #   tests/run.sh crash     only the tests of that name, after the build
@@ -57,15 +57,16 @@ if [ "${#filter[@]}" -eq 0 ]; then
   fi
 fi
 
-# Release, as users run it: several tests are about load. The binary comes first, since tests start it.
 step "build"
-cargo build --release --workspace --locked
+cargo build --release -p litefs-cli --locked
 step "build tests"
-cargo test --release --workspace --locked --no-run
+cargo test --workspace --locked --no-run
 
 step "tests"
+# The tests of mounts start this binary, since that is what users run; unit tests run with debug assertions.
 # Two at a time: the mounts share the machine with the applications that use them.
-timeout --kill-after=30 900 cargo test --release --workspace --locked --no-fail-fast -- --test-threads=2 "${filter[@]}"
+export LITEFS_BIN=$PWD/target/release/litefs
+timeout --kill-after=30 900 cargo test --workspace --locked --no-fail-fast -- --test-threads=2 "${filter[@]}"
 
 step "nothing left behind"
 if grep ' fuse ' /proc/self/mounts | grep litefs-test-; then

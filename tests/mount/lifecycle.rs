@@ -133,7 +133,7 @@ fn a_command_that_cant_start_leaves_no_mount() {
 
 #[test]
 fn the_process_group_of_the_command_is_never_orphaned() {
-    let script = "'sleep 1000 & echo grand\\child $!; wait'";
+    let script = "'sleep 1000 & echo grandchild $!; wait'";
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let mut node = with_command(&["sh", "-c", script]);
         let process = node.launch();

@@ -22,7 +22,6 @@
 //!   way a commit survives that SQLite alone would have lost.
 //! * **A page changed behind our back** (bit rot, another program): the checksum of all pages tells. Pages
 //!   that the log still has are repaired from it. Otherwise nothing is touched, as any guess could lose data.
-//! * **The log lost its end**: told by the mark of a clean shutdown, which names the last position.
 //!
 //! The full check is skipped after a clean shutdown: see [`super::clean`].
 
@@ -58,14 +57,14 @@ impl Database {
         self.note_log(&self.log.lock().log);
         c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
         self.publish_recovered(c, last.as_ref());
-        if let Some(closed_at) = mark.as_ref().and_then(|mark| mark.pos)
-            && last.as_ref().is_none_or(|last| last.max_txid < closed_at.txid)
+
+        if let Some(want) = mark.as_ref().and_then(|mark| mark.pos)
+            && c.logged.pos.is_none_or(|pos| pos.txid < want.txid)
         {
             // Going on would give TXIDs that replicas know a second meaning.
-            self.fail(chain(&Error::LogCut { db: self.name.clone(), closed_at }));
-            return Ok(());
+            let log = self.paths.dir().join("log");
+            return Err(Error::LogLost { db: self.name.clone(), got: c.logged.pos, want, log });
         }
-
         let trusted = match mark {
             Some(mark) => self.is_as_marked(c, &mark)?,
             None => false,
