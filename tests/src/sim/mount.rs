@@ -2,7 +2,7 @@
 //!
 //! [`Mount`] is one mounted store, [`Process`] one process that uses it. The byte locks and the shared memory
 //! that the kernel keeps under a real mount are kept here, with the kernel's semantics: they belong to an open
-//! file and vanish with its process. What isn't here: SQLite's C interface (see [`crate::sim::vfs`]).
+//! file and vanish with its process. What isn't here: SQLite's C interface (see `vfs`).
 //!
 //! A process can die ([`Process::kill`]): its locks and files are released as the kernel does, and its
 //! connections must be forgotten. A [`Hook`] makes a chosen call fail, before or after it took effect.

@@ -158,7 +158,7 @@ fn take_role(
             match known {
                 Some(_) => tracing::info!("using existing cluster id: \"{cluster}\""),
                 None => {
-                    tracing::info!("set cluster id on \"{}\" lease \"{cluster}\"", leaser.kind())
+                    tracing::info!("set cluster id on \"{}\" lease \"{cluster}\"", leaser.kind());
                 }
             }
             store.become_primary();

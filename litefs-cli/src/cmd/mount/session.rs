@@ -20,7 +20,7 @@ use crate::signals;
 enum Event {
     Signal(Signal),
     /// The node is up, or can't be.
-    Started(Result<Node, StartError>),
+    Started(Box<Result<Node, StartError>>),
     /// The node is primary or connected to one.
     Ready,
     /// The process that runs has ended. There is never more than one.
@@ -100,17 +100,22 @@ impl Session {
         thread::spawn(move || {
             let started = catch_unwind(AssertUnwindSafe(|| start_node(&config, skip_unmount)));
             // Nobody listens any more if the start was abandoned.
-            let _ = sender.send(Event::Started(started.unwrap_or(Err(StartError::Panicked))));
+            let started = started.unwrap_or(Err(StartError::Panicked));
+            let _ = sender.send(Event::Started(Box::new(started)));
         });
         let mut signalled = false;
         loop {
             match self.next() {
-                Event::Started(Ok(node)) => {
-                    self.node = Some(node);
-                    return if signalled { Err(Stop::Signal) } else { Ok(()) };
+                Event::Started(started) => {
+                    return match *started {
+                        Ok(node) => {
+                            self.node = Some(node);
+                            if signalled { Err(Stop::Signal) } else { Ok(()) }
+                        }
+                        Err(_) if signalled => Err(Stop::Signal),
+                        Err(err) => Err(Stop::Failed(err)),
+                    };
                 }
-                Event::Started(Err(_)) if signalled => return Err(Stop::Signal),
-                Event::Started(Err(err)) => return Err(Stop::Failed(err)),
                 Event::Signal(_) if signalled => {
                     tracing::warn!("second signal received, giving up the start");
                     return Err(Stop::Abandoned);
