@@ -117,22 +117,16 @@ pub enum Error {
         /// From the log.
         want: Pos,
     },
-    /// Durable records are missing at the end of the log.
+    /// Transactions are missing at the end of the log.
     #[error(
-        "{db}: the transaction log ends at {}, but had reached {want}: part of {} is lost; bring it back \
-         from a backup, or remove that directory to begin a new history with the database as it is",
-        Pos::text(*got),
-        log.display()
+        "{db}: the transaction log ends before {closed_at}, where the database was closed; put its files back, \
+         or copy the database out of the mount, delete it and copy it in again"
     )]
-    LogLost {
+    LogCut {
         /// The database.
         db: DbName,
-        /// Where the log ends.
-        got: Option<Pos>,
-        /// What a clean shutdown had noted.
-        want: Pos,
-        /// Where the log is.
-        log: PathBuf,
+        /// Its position at the last clean end.
+        closed_at: Pos,
     },
     /// The stored cluster ID isn't one.
     #[error("{}", path.display())]
@@ -190,7 +184,7 @@ impl Error {
             Error::Locked { .. } => ErrorKind::Busy,
             Error::Header { .. }
             | Error::ChecksumMismatch { .. }
-            | Error::LogLost { .. }
+            | Error::LogCut { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
             Error::Io { .. } | Error::Log { .. } | Error::Encode { .. } | Error::Decode { .. } => {

@@ -59,6 +59,26 @@ fn daemon_dies_with_journal_off() {
 }
 
 #[test]
+fn daemon_dies_and_the_log_has_no_older_transactions() {
+    for mode in ["DELETE", "WAL", "MEMORY", "OFF"] {
+        let setting = Setting::new(mode, "NORMAL");
+        let recording = Recording::without_history(setting);
+        recording.crash_everywhere(Landed::Everything, Promise::Acknowledged, usize::MAX);
+    }
+}
+
+#[test]
+fn power_goes_and_the_log_has_no_older_transactions() {
+    for mode in ["DELETE", "TRUNCATE", "PERSIST", "WAL"] {
+        let setting = Setting::new(mode, "EXTRA");
+        let recording = Recording::without_history(setting);
+        for landed in [Landed::Nothing, Landed::Some(7)] {
+            recording.crash_everywhere(landed, Promise::Acknowledged, 400);
+        }
+    }
+}
+
+#[test]
 fn power_goes_in_delete_mode() {
     power_goes("DELETE");
 }

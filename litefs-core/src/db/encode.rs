@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use crate::error::{Error, chain};
+use crate::error::{Error, IoContext, chain};
 use crate::log::{RecordKind, TxLog};
 use crate::ltx::{Encoder, Header, Scratch, Timestamp, WalSource};
 use crate::types::Txid;
@@ -76,6 +76,7 @@ impl Queue {
 impl Database {
     /// Has the job done in the background, or at once if too much is waiting.
     pub(super) fn enqueue(&self, job: Job) -> Result<(), Error> {
+        let wal = job.files.wal.clone();
         let long = {
             let mut queue = self.queue.lock();
             queue.push(job);
@@ -83,6 +84,9 @@ impl Database {
         };
         if self.options.durability == Durability::Always {
             self.drain()?;
+            if let Some(wal) = wal {
+                wal.sync().at("sync", self.paths.wal())?;
+            }
             return self.sync_log();
         }
         if long {

@@ -58,12 +58,6 @@ impl Database {
         c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
         self.publish_recovered(c, last.as_ref());
 
-        if let Some(want) = mark.as_ref().and_then(|mark| mark.pos)
-            && c.logged.pos.is_none_or(|pos| pos.txid < want.txid)
-        {
-            let log = self.paths.dir().join("log");
-            return Err(Error::LogLost { db: self.name.clone(), got: c.logged.pos, want, log });
-        }
         let trusted = match mark {
             Some(mark) => self.is_as_marked(c, &mark)?,
             None => false,
@@ -103,7 +97,7 @@ impl Database {
         }
         if let Some(wal) = &wal {
             if self.wal_is_over(c)? {
-                self.empty_wal(c, wal)?;
+                self.checkpoint(c, wal)?;
             }
             self.after_wal_write(c, wal, u64::MAX)?;
             self.drain()?;
@@ -367,20 +361,24 @@ impl Database {
         self.empty_wal(c, wal)
     }
 
-    /// Whether the WAL is of a generation that the log has left: the power took its restart or its removal.
-    /// All its transactions are in the log, before others.
+    /// Whether all transactions of the WAL past those that count are in the log already, before others: the
+    /// power took the WAL's restart, or its removal, and perhaps its end.
     fn wal_is_over(&self, c: &Capture) -> Result<bool, Error> {
-        let Some(tail) = c.wal.as_ref().filter(|tail| tail.captured() == 0) else {
+        let Some(tail) = c.wal.as_ref().filter(|_| !c.dirty.whole) else { return Ok(false) };
+        let last = self.log.lock().log.last().and_then(|last| last.wal);
+        if let Some(last) = last.filter(|last| last.salt == tail.salt()) {
+            return Ok(tail.captured_end() < last.end());
+        }
+        if tail.captured() > 0 {
             return Ok(false);
-        };
-        let mut seen = false;
-        let mut last = None;
+        }
         for record in self.records()? {
             let (meta, _) = record.map_err(|e| self.log_error(e))?;
-            last = meta.wal.map(|wal| wal.salt);
-            seen |= last == Some(tail.salt());
+            if meta.wal.is_some_and(|wal| wal.salt == tail.salt()) {
+                return Ok(true);
+            }
         }
-        Ok(seen && last != Some(tail.salt()))
+        Ok(false)
     }
 
     fn empty_wal(&self, c: &mut Capture, wal: &Arc<dyn File>) -> Result<(), Error> {

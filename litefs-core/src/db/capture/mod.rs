@@ -36,6 +36,7 @@ use crate::types::{PageCount, PageSize, Pgno};
 
 use super::Database;
 use super::encode::Job;
+use super::names::FileKind;
 use super::pages::{PageFiles, Source};
 use super::plan::{Dirty, Logged, Plan, View, WalPages};
 use super::undo::Undo;
@@ -140,6 +141,7 @@ impl Database {
     pub(super) fn retire_wal(&self, c: &mut Capture) -> Result<(), Error> {
         let Some(tail) = &c.wal else { return Ok(()) };
         self.settle_log(c)?;
+        self.sync_always(FileKind::Database)?;
         let files = self.page_files(tail.page_size())?;
         let mut buf = files.buffer();
         for (pgno, page) in tail.pages().iter().filter(|(_, page)| !page.backfilled) {

@@ -148,7 +148,7 @@ impl Database {
     }
 
     /// Syncs a file, if it exists, where commits are to be durable whatever the app asks for.
-    fn sync_always(&self, kind: FileKind) -> Result<(), Error> {
+    pub(in crate::db) fn sync_always(&self, kind: FileKind) -> Result<(), Error> {
         if self.options.durability == Durability::Normal {
             return Ok(());
         }
