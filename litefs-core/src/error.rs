@@ -117,16 +117,22 @@ pub enum Error {
         /// From the log.
         want: Pos,
     },
-    /// Transactions are missing at the end of the log.
+    /// Durable records are missing at the end of the log.
     #[error(
-        "{db}: the transaction log ends before {closed_at}, where the database was closed; put its files back, \
-         or copy the database out of the mount, delete it and copy it in again"
+        "{db}: the transaction log ends at {}, but had reached {want}: part of {} is lost; bring it back \
+         from a backup, or remove that directory to begin a new history with the database as it is",
+        Pos::text(*got),
+        log.display()
     )]
-    LogCut {
+    LogLost {
         /// The database.
         db: DbName,
-        /// Its position at the last clean end.
-        closed_at: Pos,
+        /// Where the log ends.
+        got: Option<Pos>,
+        /// What a clean shutdown had noted.
+        want: Pos,
+        /// Where the log is.
+        log: PathBuf,
     },
     /// The stored cluster ID isn't one.
     #[error("{}", path.display())]
@@ -184,7 +190,7 @@ impl Error {
             Error::Locked { .. } => ErrorKind::Busy,
             Error::Header { .. }
             | Error::ChecksumMismatch { .. }
-            | Error::LogCut { .. }
+            | Error::LogLost { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
             Error::Io { .. } | Error::Log { .. } | Error::Encode { .. } | Error::Decode { .. } => {

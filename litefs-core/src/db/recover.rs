@@ -58,6 +58,13 @@ impl Database {
         c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
         self.publish_recovered(c, last.as_ref());
 
+        if let Some(want) = mark.as_ref().and_then(|mark| mark.pos)
+            && c.logged.pos.is_none_or(|pos| pos.txid < want.txid)
+        {
+            // Going on would give TXIDs that replicas know a second meaning.
+            let log = self.paths.dir().join("log");
+            return Err(Error::LogLost { db: self.name.clone(), got: c.logged.pos, want, log });
+        }
         let trusted = match mark {
             Some(mark) => self.is_as_marked(c, &mark)?,
             None => false,
