@@ -14,6 +14,8 @@
 //!
 //! [`Mount`] is the only way in.
 
+#![forbid(unsafe_code)]
+
 mod caps;
 mod errno;
 mod fs;

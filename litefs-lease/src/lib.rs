@@ -3,6 +3,8 @@
 //! A [`Leaser`] is asked for the [`Lease`]; whoever holds it is the primary and alone may write. What isn't
 //! here: SQLite, files, HTTP. [`StaticLeaser`] decides by configuration: one node is the primary for good.
 
+#![forbid(unsafe_code)]
+
 mod cluster_id;
 mod fixed;
 
