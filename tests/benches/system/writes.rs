@@ -24,7 +24,8 @@ const ITEMS: [(&str, &str, &str, u64, u64, &str); 6] = [
 ];
 
 pub(crate) fn run(plan: &Plan, report: &mut Report) {
-    bulk(plan, report);
+    bulk(plan, report, "bulk load in 16 MiB transactions, DELETE", "DELETE");
+    bulk(plan, report, "bulk load in 16 MiB transactions, WAL", "WAL");
     for (name, journal, synchronous, rows, count, bar) in ITEMS {
         if plan.wants(name) {
             let sites = Sites::new();
@@ -61,8 +62,7 @@ fn insert(conn: &mut Connection, rows: u64, count: u64) -> f64 {
     })
 }
 
-fn bulk(plan: &Plan, report: &mut Report) {
-    let name = "bulk load in 16 MiB transactions";
+fn bulk(plan: &Plan, report: &mut Report, name: &str, journal: &str) {
     if !plan.wants(name) {
         return;
     }
@@ -73,20 +73,23 @@ fn bulk(plan: &Plan, report: &mut Report) {
     let [raw, mount] = sites.compare(plan.rounds.min(3), "db", |path| {
         let path = path.with_file_name(format!("bulk{number}"));
         number += 1;
-        let rate = load(&path, transactions);
+        let rate = load(&path, journal, transactions);
         std::fs::remove_file(&path).unwrap();
         rate
     });
     report.ratio(name, "B/s", "0.5", &raw, &mount);
 }
 
-fn load(path: &Path, transactions: u64) -> f64 {
+fn load(path: &Path, journal: &str, transactions: u64) -> f64 {
     const ROW: usize = 1000;
     const BYTES: u64 = 16 << 20;
     let mut conn = sqlite::open(path);
     sqlite::run(
         &conn,
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; CREATE TABLE t(id INTEGER PRIMARY KEY, body BLOB)",
+        &format!(
+            "PRAGMA journal_mode={journal}; PRAGMA synchronous=NORMAL;
+             CREATE TABLE t(id INTEGER PRIMARY KEY, body BLOB)"
+        ),
     );
     let bytes = Random::new(3).bytes(1 << 20);
     let per_second = rate(transactions, |_| {
