@@ -279,7 +279,7 @@ fn a_daemon_that_is_dead_from_the_start_leaves_nobody_behind() {
 /// Runs [`stand_in_daemon`] in a process of its own.
 fn start_stand_in(script: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "stand_in_daemon", "--ignored", "--nocapture"])
+        .args(["--exact", "stand_in_daemon", "--nocapture"])
         .env("STAND_IN_SCRIPT", script)
         .stdout(Stdio::null())
         .spawn()
@@ -288,7 +288,6 @@ fn start_stand_in(script: &str) -> Child {
 
 /// Not a test: the process that [`start_stand_in`] starts.
 #[test]
-#[ignore = "runs in a process of its own, started by other tests"]
 fn stand_in_daemon() {
     let Ok(script) = std::env::var("STAND_IN_SCRIPT") else { return };
     let (_running, exits) = spawn(&["sh", "-c", &script]);

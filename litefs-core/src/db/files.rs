@@ -90,6 +90,7 @@ impl Database {
     /// # Errors
     /// `NotFound`; `ReadOnly` where removing is a write; I/O errors, and then nothing was committed.
     pub fn unlink(&self, kind: FileKind) -> Result<(), Error> {
+        tracing::trace!(target: TRACE_TARGET, db = %self.name, file = ?kind, "unlink");
         let mut capture = self.capture.lock();
         let c = &mut *capture;
         match kind {
@@ -227,6 +228,7 @@ impl OpenFile {
         if data.is_empty() {
             return Ok(());
         }
+        self.trace("write", offset, data.len() as u64);
         match self.kind {
             FileKind::Shm | FileKind::Super(_) => self.put(data, offset),
             FileKind::Database => self.write_page(data, offset),
@@ -240,6 +242,7 @@ impl OpenFile {
     /// # Errors
     /// As [`OpenFile::write_at`].
     pub fn truncate(&self, len: u64) -> Result<(), Error> {
+        self.trace("truncate", 0, len);
         let (db, path) = (&self.db, self.db.paths.file(self.kind));
         let set_len = || self.file.set_len(len).at("truncate", path);
         if matches!(self.kind, FileKind::Shm | FileKind::Super(_)) {
@@ -279,6 +282,7 @@ impl OpenFile {
     /// # Errors
     /// If the file system fails: nothing may be taken as durable then.
     pub fn sync(&self) -> Result<(), Error> {
+        self.trace("sync", 0, 0);
         let db = &self.db;
         match self.kind {
             FileKind::Database if self.is_current() => {
@@ -374,6 +378,10 @@ impl OpenFile {
         self.db.after_wal_write(c, &self.file, offset + data.len() as u64)
     }
 
+    fn trace(&self, op: &'static str, offset: u64, len: u64) {
+        tracing::trace!(target: TRACE_TARGET, db = %self.db.name, file = ?self.kind, offset, len, "{op}");
+    }
+
     fn put(&self, data: &[u8], offset: u64) -> Result<(), Error> {
         self.file.write_at(data, offset).at("write", self.db.paths.file(self.kind))
     }
@@ -382,6 +390,9 @@ impl OpenFile {
         self.file.sync().at("sync", self.db.paths.file(self.kind))
     }
 }
+
+/// The target of the events that say what SQLite does, one for each file operation.
+const TRACE_TARGET: &str = "trace";
 
 impl Drop for OpenFile {
     fn drop(&mut self) {

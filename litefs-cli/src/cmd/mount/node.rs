@@ -14,6 +14,7 @@ use litefs_core::http::{NodeInfo, router, serve};
 use litefs_core::store::{Retention, Store, StoreOptions};
 use litefs_fuse::{Mount, MountOptions};
 use litefs_lease::{Lease, Leaser, PrimaryInfo, StaticLeaser};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
@@ -78,6 +79,7 @@ pub(super) fn start_node(config: &Config, skip_unmount: bool) -> Result<Node, St
     if config.backup.r#type.is_empty() {
         tracing::info!("no backup client configured, skipping");
     }
+    raise_file_limit();
     let listener = config.http.listen_addr().map(listen).transpose()?;
     if config.lease.r#type == "consul" {
         return Err(StartError::Consul);
@@ -219,6 +221,15 @@ impl HttpServer {
 
 /// How long running requests may take at the end.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Each database in use holds a handful of files open; many systems allow 1,024 unless asked for more.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(err) = raised {
+        tracing::debug!("cannot raise the limit of open files: {err}");
+    }
+}
 
 /// The address as a user would type it.
 fn shown(addr: SocketAddr) -> String {
