@@ -6,6 +6,7 @@
 use std::fs;
 use std::fs::File;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use litefs_tests::node::{LIMIT, Node, NodeOptions, litefs, unmount};
@@ -13,6 +14,13 @@ use litefs_tests::process::Process;
 use litefs_tests::sqlite;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// Who starts a node without a configuration holds this: it listens on the default port.
+static DEFAULT_PORT: Mutex<()> = Mutex::new(());
+
+fn default_port() -> MutexGuard<'static, ()> {
+    DEFAULT_PORT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn with_command(words: &[&str]) -> Node {
     let mut args = vec!["--".to_owned()];
@@ -52,6 +60,7 @@ fn stop_and_start_keep_everything() {
 
 #[test]
 fn a_node_needs_no_configuration() {
+    let _port = default_port();
     let dir = tempfile::tempdir().unwrap();
     let (mount, data) = (dir.path().join("mnt"), dir.path().join("data"));
     let mut command = Command::new(litefs());
@@ -63,8 +72,9 @@ fn a_node_needs_no_configuration() {
             "'CREATE TABLE t(x); INSERT INTO t VALUES (42); SELECT x FROM t'",
         ]));
     let status = process.wait(LIMIT);
-    unmount(&mount);
+    let left = unmount(&mount);
     assert_eq!(status.code(), Some(0), "{}", process.output());
+    assert!(!left, "the mount was left");
     assert!(process.output().lines().any(|l| l == "42"), "{}", process.output());
     assert!(data.join("dbs/db/database").exists());
 }
@@ -186,6 +196,7 @@ fn what_a_dead_process_left_is_unmounted() {
 
 #[test]
 fn a_second_process_on_the_same_data_is_refused() {
+    let _port = default_port();
     let node = Node::start();
     let mount = tempfile::tempdir().unwrap();
     let (code, output) = run(&[
@@ -201,7 +212,40 @@ fn a_second_process_on_the_same_data_is_refused() {
 }
 
 #[test]
+fn a_taken_port_is_refused() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let config = format!("http:\n  addr: \"{addr}\"\n");
+    let mut node = Node::new(NodeOptions { config, ..NodeOptions::default() });
+    let process = node.launch();
+    assert_eq!(process.wait(LIMIT).code(), Some(1), "{}", process.output());
+    let want = format!("cannot init http server: cannot open http server: listen tcp {addr}");
+    assert!(process.output().contains(&want), "{}", process.output());
+    assert!(!node.is_mounted());
+    drop(taken);
+    node.up();
+}
+
+#[test]
+fn a_signal_during_the_start_ends_it() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut node = Node::new(NodeOptions {
+            config: "exec:\n  - cmd: sleep 1000\n  - cmd: sleep 2000\n".into(),
+            ..NodeOptions::default()
+        });
+        let process = node.launch();
+        process.line("executing command: sleep", LIMIT);
+        process.signal(signal);
+        process.wait(LIMIT);
+        assert!(!process.output().contains("starting background"), "{}", process.output());
+        assert!(process.output().contains("litefs shut down complete"), "{}", process.output());
+        assert!(!node.is_mounted());
+    }
+}
+
+#[test]
 fn a_second_mount_on_the_same_directory_is_refused() {
+    let _port = default_port();
     let node = Node::start();
     sqlite::run(&sqlite::open(&node.path("db")), "CREATE TABLE t(x)");
     let data = tempfile::tempdir().unwrap();
@@ -218,6 +262,7 @@ fn a_second_mount_on_the_same_directory_is_refused() {
 
 #[test]
 fn a_directory_with_files_is_no_mount_point() {
+    let _port = default_port();
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("precious"), "").unwrap();
     let data = tempfile::tempdir().unwrap();

@@ -317,7 +317,11 @@ pub fn litefs() -> PathBuf {
 /// Detaches a mount, whatever is open on it.
 pub fn unmount(dir: &Path) -> bool {
     umount2(dir, MntFlags::MNT_DETACH).is_ok()
-        || Command::new("fusermount3").arg("-uz").arg(dir).status().is_ok_and(|s| s.success())
+        || Command::new("fusermount3")
+            .arg("-uz")
+            .arg(dir)
+            .output()
+            .is_ok_and(|o| o.status.success())
 }
 
 fn watch(mounted: Arc<Mounted>, limit: Duration) -> Sender<()> {
