@@ -1,7 +1,7 @@
 //! What can go wrong in the engine, and into which of a few kinds it falls.
 //!
 //! Frontends branch on [`ErrorKind`] only, which is exhaustive on purpose: their tables of errno and
-//! HTTP status have no catch-all arm. The text of an [`Error`] names the database and the file.
+//! HTTP status have no catch-all arm. The text of an [`enum@Error`] names the database and the file.
 
 use std::io;
 use std::path::PathBuf;

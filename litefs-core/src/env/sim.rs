@@ -1,7 +1,7 @@
 //! A disk in memory that fails, fills up and loses power on command.
 //!
 //! What lives here: [`SimDisk`], an [`Env`] for tests. What it keeps of a file after a power cut is in
-//! [`image`]. What isn't here: any idea of what the files hold.
+//! `image`. What isn't here: any idea of what the files hold.
 //!
 //! ```text
 //!                     ┌── Fault: n-th call fails, perhaps after a part of it landed
