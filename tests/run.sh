@@ -62,6 +62,9 @@ cargo build --release -p litefs-cli --locked
 step "build tests"
 cargo test --workspace --locked --no-run
 
+mounts() { grep ' fuse ' /proc/self/mounts | grep litefs-test- | sort || true; }
+before=$(mounts)
+
 step "tests"
 # The tests of mounts start this binary, since that is what users run; unit tests run with debug assertions.
 # Two at a time: the mounts share the machine with the applications that use them.
@@ -69,8 +72,9 @@ export LITEFS_BIN=$PWD/target/release/litefs
 timeout --kill-after=30 900 cargo test --workspace --locked --no-fail-fast -- --test-threads=2 "${filter[@]}"
 
 step "nothing left behind"
-if grep ' fuse ' /proc/self/mounts | grep litefs-test-; then
-  echo "mounts are left"
+left=$(comm -13 <(printf '%s\n' "$before") <(mounts))
+if [ -n "$left" ]; then
+  printf 'mounts are left:\n%s\n' "$left"
   exit 1
 fi
 printf '\nall passed in %s s\n' "$SECONDS"
