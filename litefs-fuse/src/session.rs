@@ -179,14 +179,16 @@ pub enum MountError {
 }
 
 impl MountOptions {
-    /// Mounts at `dir`, otherwise as usual: four threads, for the owner only.
+    /// Mounts at `dir`, otherwise as usual: for the owner only, with a thread for each CPU, but at least two
+    /// and at most four. Idle threads aren't free: the kernel wakes the one that has slept longest, so a
+    /// lone writer with many of them finds each request handled on another CPU.
     pub fn new(dir: impl Into<PathBuf>) -> MountOptions {
         MountOptions {
             dir: dir.into(),
             allow_other: false,
             debug: false,
             passthrough: Passthrough::Auto,
-            threads: 4,
+            threads: thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)),
             skip_unmount: false,
         }
     }
