@@ -44,7 +44,8 @@ impl Database {
         journals: &[Arc<dyn File>],
     ) -> Result<(), Error> {
         let mut buf = image.files.buffer();
-        for pgno in image.kept.lock().missing() {
+        let missing = image.kept.lock().missing();
+        for pgno in missing {
             // A frame may be cut off, and the page is then elsewhere.
             if image.read_place(pgno, &mut buf).is_ok() {
                 image.kept.lock().offer(pgno, &buf);
