@@ -5,9 +5,8 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use litefs_core::db::{Database, FileKind, Snapshot};
+use litefs_core::db::{Database, FileKind, OpenHow, Snapshot};
 use litefs_core::env::sim::{Call, EIO, ENOSPC, Fault, SimDisk};
 use litefs_core::error::{Error, ErrorKind};
 use litefs_core::ltx::{self, Decoder};
@@ -231,10 +230,16 @@ impl World {
             9 => format!("DELETE FROM t WHERE id > {}", at * 2),
             // What can't be done in a transaction.
             _ if !conn.is_autocommit() => format!("UPDATE t SET v=id WHERE id%{n}=1"),
-            10 => format!("PRAGMA wal_checkpoint({})", ["PASSIVE", "RESTART", "TRUNCATE"][n as usize % 3]),
+            10 => format!(
+                "PRAGMA wal_checkpoint({})",
+                ["PASSIVE", "RESTART", "TRUNCATE"][n as usize % 3]
+            ),
             11 | 12 => format!("PRAGMA journal_mode={mode}"),
             13 => "VACUUM".into(),
-            14 => format!("PRAGMA journal_mode=DELETE; PRAGMA page_size={}; VACUUM", 256 << (n % 4 + 1)),
+            14 => format!(
+                "PRAGMA journal_mode=DELETE; PRAGMA page_size={}; VACUUM",
+                256 << (n % 4 + 1)
+            ),
             15 => {
                 self.conn = None;
                 return;
@@ -319,18 +324,17 @@ fn snapshots_are_exact_beside_a_writer_in_another_thread() {
         let app = node.app();
         let conn = connect(&app, mode);
         run(&conn, &format!("{SCHEMA}; {}", fill(2000)));
-        let (db, done) = (node.db("db"), AtomicBool::new(false));
+        let db = node.db("db");
         let reads = std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut reads = Vec::new();
                 while reads.len() < 40 {
                     reads.push(read_database(db.snapshot().unwrap()));
                 }
-                done.store(true, Ordering::Release);
                 reads
             });
             let mut n = 0;
-            while !done.load(Ordering::Acquire) {
+            while !reader.is_finished() {
                 n += 1;
                 run(&conn, &format!("UPDATE t SET v=hex(randomblob(60)) WHERE id%97={}", n % 97));
                 if n % 40 == 0 {
@@ -398,6 +402,65 @@ fn a_snapshot_goes_on_when_everything_was_overwritten_and_dropped() {
     let pos = dropped.pos();
     dropped.write_ltx(&mut ltx).unwrap();
     check(&node, vec![(pos, decode(&ltx)), read_database(snapshot)]);
+}
+
+/// Does something once, when a part has been read.
+struct Interrupted<F> {
+    then: Option<F>,
+    got: Vec<u8>,
+}
+
+impl<F: FnOnce()> Write for Interrupted<F> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.got.extend_from_slice(data);
+        if let Some(then) = self.then.take() {
+            then();
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn read_interrupted(snapshot: Snapshot, then: impl FnOnce()) -> Read {
+    let (pos, mut out) = (snapshot.pos(), Interrupted { then: Some(then), got: Vec::new() });
+    snapshot.write_database(&mut out).unwrap();
+    assert!(out.then.is_none());
+    (pos, out.got)
+}
+
+#[test]
+fn a_snapshot_out_of_the_wal_goes_on_when_the_wal_ends() {
+    for end in [
+        "PRAGMA wal_checkpoint(TRUNCATE)",
+        "PRAGMA wal_checkpoint(RESTART); UPDATE t SET v='other'",
+        "PRAGMA journal_mode=DELETE; UPDATE t SET v='other'",
+        "UPDATE t SET v=v||'other'; PRAGMA wal_checkpoint(TRUNCATE); DELETE FROM t",
+    ] {
+        let node = Node::new();
+        let app = node.app();
+        let conn = connect(&app, "WAL");
+        run(&conn, &format!("PRAGMA wal_autocheckpoint=0; {SCHEMA}; {}", fill(5000)));
+        let snapshot = node.db("db").snapshot().unwrap();
+        let read = read_interrupted(snapshot, || run(&conn, end));
+        check(&node, vec![read]);
+    }
+}
+
+#[test]
+fn a_handle_of_a_dropped_database_disturbs_no_snapshot() {
+    let (node, _app, conn) = big();
+    let db = node.db("db");
+    drop(conn);
+    let old = db.open_file(FileKind::Database, OpenHow::Existing).unwrap();
+    let read = read_interrupted(db.snapshot().unwrap(), || {
+        db.unlink(FileKind::Database).unwrap();
+        old.write_at(&[7; 10_000], 5_000_000).unwrap();
+        old.truncate(6_000_000).unwrap();
+    });
+    check(&node, vec![read]);
 }
 
 #[test]
