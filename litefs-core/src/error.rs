@@ -134,6 +134,28 @@ pub enum Error {
         /// Where the log is.
         log: PathBuf,
     },
+    /// The pages at the database's position can't be read now; they can after the next transaction.
+    #[error("{db}: a transaction is under way that leaves no trace of what was there before")]
+    Unsettled {
+        /// The database.
+        db: DbName,
+    },
+    /// A page that an open snapshot still needed was overwritten, and the old one couldn't be kept.
+    #[error("{db}: snapshot lost a page to a writer")]
+    SnapshotLost {
+        /// The database.
+        db: DbName,
+        /// Why it couldn't be kept.
+        source: io::Error,
+    },
+    /// A snapshot's reader took no more.
+    #[error("{db}: write snapshot")]
+    Output {
+        /// The database.
+        db: DbName,
+        /// What it said.
+        source: io::Error,
+    },
     /// The stored cluster ID isn't one.
     #[error("{}", path.display())]
     ClusterId {
@@ -187,15 +209,18 @@ impl Error {
             Error::Exists { .. } => ErrorKind::Exists,
             Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
             Error::Invalid { .. } => ErrorKind::InvalidInput,
-            Error::Locked { .. } => ErrorKind::Busy,
+            Error::Locked { .. } | Error::Unsettled { .. } => ErrorKind::Busy,
             Error::Header { .. }
             | Error::ChecksumMismatch { .. }
             | Error::LogLost { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
-            Error::Io { .. } | Error::Log { .. } | Error::Encode { .. } | Error::Decode { .. } => {
-                self.io().map_or(ErrorKind::Corrupt, io_kind)
-            }
+            Error::Io { .. }
+            | Error::Log { .. }
+            | Error::Encode { .. }
+            | Error::Decode { .. }
+            | Error::SnapshotLost { .. }
+            | Error::Output { .. } => self.io().map_or(ErrorKind::Corrupt, io_kind),
         }
     }
 

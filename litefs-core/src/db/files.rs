@@ -249,10 +249,11 @@ impl OpenFile {
             return set_len();
         }
         let mut capture = db.capture.lock();
+        let c = &mut *capture;
         if !self.is_current() {
+            c.snapshots.before_change(&self.file, len..u64::MAX);
             return set_len();
         }
-        let c = &mut *capture;
         match self.kind {
             FileKind::Database => {
                 if self.file.len().at("stat", db.paths.database())? == len {
@@ -261,6 +262,7 @@ impl OpenFile {
                 db.writable()?;
                 db.before_truncate(c, len)?;
                 self.wrote.store(true, Ordering::Relaxed);
+                c.snapshots.before_change(&self.file, len..u64::MAX);
                 set_len()
             }
             FileKind::Journal if len < JournalHeader::MAGIC.len() as u64 && c.journal_hot => {
@@ -271,6 +273,7 @@ impl OpenFile {
             }
             FileKind::Wal => {
                 db.before_wal_truncate(c, self.file.as_ref(), len)?;
+                c.snapshots.before_change(&self.file, len..u64::MAX);
                 set_len()
             }
             FileKind::Journal | FileKind::Shm | FileKind::Super(_) => set_len(),
@@ -332,12 +335,12 @@ impl OpenFile {
     fn write_page(&self, data: &[u8], offset: u64) -> Result<(), Error> {
         let mut capture = self.db.capture.lock();
         if !self.is_current() {
-            return self.put(data, offset);
+            return self.overwrite(&mut capture, data, offset);
         }
         self.db.writable()?;
         self.db.before_page_write(&mut capture, self.file.as_ref(), data, offset)?;
         self.wrote.store(true, Ordering::Relaxed);
-        self.put(data, offset)?;
+        self.overwrite(&mut capture, data, offset)?;
         self.db.after_page_write(&mut capture, data, offset);
         Ok(())
     }
@@ -368,18 +371,24 @@ impl OpenFile {
 
     fn write_wal(&self, data: &[u8], offset: u64) -> Result<(), Error> {
         let mut capture = self.db.capture.lock();
+        let c = &mut *capture;
         if !self.is_current() {
-            return self.put(data, offset);
+            return self.overwrite(c, data, offset);
         }
         self.db.writable()?;
-        let c = &mut *capture;
         self.db.before_wal_write(c, self.file.as_ref(), data, offset)?;
-        self.put(data, offset)?;
+        self.overwrite(c, data, offset)?;
         self.db.after_wal_write(c, &self.file, offset + data.len() as u64)
     }
 
     fn trace(&self, op: &'static str, offset: u64, len: u64) {
         tracing::trace!(target: TRACE_TARGET, db = %self.db.name, file = ?self.kind, offset, len, "{op}");
+    }
+
+    /// Writes to a file that snapshots may be reading.
+    fn overwrite(&self, c: &mut Capture, data: &[u8], offset: u64) -> Result<(), Error> {
+        c.snapshots.before_change(&self.file, offset..offset + data.len() as u64);
+        self.put(data, offset)
     }
 
     fn put(&self, data: &[u8], offset: u64) -> Result<(), Error> {

@@ -17,6 +17,7 @@
 //! | 3 | `log` | the log, and taking jobs out of the queue | yes |
 //! | 4 | `queue` | jobs that wait for the log | no |
 //! | 5 | `published`, `health` | what others see | no |
+//! | 6 | a snapshot's `kept` | old pages that it still needs | writing them, if there are many |
 //!
 //! Reads of pages take none. Never touch the mount or await while holding one: a frontend's callback may
 //! be what we wait for.
@@ -25,12 +26,14 @@ mod capture;
 mod clean;
 mod encode;
 mod files;
+mod history;
 mod known;
 mod names;
 mod pages;
 mod plan;
 mod playback;
 mod recover;
+mod snapshot;
 mod undo;
 mod verify;
 mod worker;
@@ -56,7 +59,9 @@ use pages::PageFiles;
 use plan::{Logged, Plan, WalPages};
 
 pub use files::{OpenFile, OpenHow};
+pub use history::{History, Next};
 pub use names::{FileKind, MountName, SuperSuffix};
+pub use snapshot::Snapshot;
 pub use verify::VerifyReport;
 pub(crate) use worker::Worker;
 
@@ -372,7 +377,8 @@ impl Database {
         // The database file goes first: without it, recovery takes the others for remains.
         self.remove(FileKind::Database)?;
         self.remove_remains()?;
-        *c = Capture { logged: c.logged, ..Capture::default() };
+        let snapshots = std::mem::take(&mut c.snapshots);
+        *c = Capture { logged: c.logged, snapshots, ..Capture::default() };
         self.publish(c);
         self.sync_dir()
     }

@@ -314,7 +314,8 @@ impl Database {
         file.sync().at("sync", &path)
     }
 
-    fn each_logged_page(
+    /// Hands out every page in the records from `from` on, oldest first.
+    pub(super) fn each_logged_page(
         &self,
         from: Txid,
         mut page: impl FnMut(Txid, Pgno, &[u8]) -> Result<(), Error>,

@@ -147,7 +147,7 @@ impl OpenSegment {
     }
 }
 
-/// Where records begin: one entry per 64 KiB of a segment, so that finding a record takes one read.
+/// Where records begin: one entry per 256 KiB of a segment, so that finding a record takes one read.
 #[derive(Debug, Clone, Default)]
 struct Index(Vec<(Txid, u64)>);
 

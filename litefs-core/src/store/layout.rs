@@ -12,9 +12,10 @@
 //!                 ltx/        transactions of an original data directory
 //!                 undo        pre-images of pages written without a journal
 //!                 clean       mark of a clean shutdown
+//!                 spill       old pages for an open snapshot; its name is removed at once
 //! ```
 //!
-//! Same as the original but for the last four; its `ltx/` is read where it is.
+//! Same as the original but for the last five; its `ltx/` is read where it is.
 
 use std::path::{Path, PathBuf};
 
@@ -97,5 +98,9 @@ impl DbPaths {
 
     pub(crate) fn clean(&self) -> PathBuf {
         self.0.join("clean")
+    }
+
+    pub(crate) fn spill(&self) -> PathBuf {
+        self.0.join("spill")
     }
 }

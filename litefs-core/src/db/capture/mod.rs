@@ -39,6 +39,7 @@ use super::encode::Job;
 use super::names::FileKind;
 use super::pages::{PageFiles, Source};
 use super::plan::{Dirty, Logged, Plan, View, WalPages};
+use super::snapshot::Snapshots;
 use super::undo::Undo;
 
 pub(super) use wal::{WalTail, WalTx};
@@ -61,6 +62,8 @@ pub(super) struct Capture {
     pub(super) staged: Option<Staged>,
     /// Whether the app has asked for an fsync since the WAL's last restart.
     pub(super) app_syncs: bool,
+    /// Snapshots that are being read: they must see each change of a file before it is made.
+    pub(super) snapshots: Snapshots,
 }
 
 /// A transaction that was logged before its journal was removed.
