@@ -140,6 +140,24 @@ pub enum Error {
         /// The database.
         db: DbName,
     },
+    /// What a primary has sent isn't a valid LTX file, or didn't come whole.
+    #[error("{db}: receive transaction")]
+    Received {
+        /// The database.
+        db: DbName,
+        /// Why.
+        source: ltx::DecodeError,
+    },
+    /// What a primary has sent doesn't follow what this node has.
+    #[error("position mismatch on db {db:?}: {} <> {}", Pos::text(*ours), Pos::text(*want), db = db.as_str())]
+    PositionMismatch {
+        /// The database.
+        db: DbName,
+        /// Where this node is.
+        ours: Option<Pos>,
+        /// Where the transaction begins.
+        want: Option<Pos>,
+    },
     /// A page that an open snapshot still needed was overwritten, and the old one couldn't be kept.
     #[error("{db}: snapshot lost a page to a writer")]
     SnapshotLost {
@@ -213,12 +231,14 @@ impl Error {
             Error::Header { .. }
             | Error::ChecksumMismatch { .. }
             | Error::LogLost { .. }
+            | Error::PositionMismatch { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
             Error::Io { .. }
             | Error::Log { .. }
             | Error::Encode { .. }
             | Error::Decode { .. }
+            | Error::Received { .. }
             | Error::SnapshotLost { .. }
             | Error::Output { .. } => self.io().map_or(ErrorKind::Corrupt, io_kind),
         }

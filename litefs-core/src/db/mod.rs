@@ -12,6 +12,7 @@
 //!
 //! | # | lock | guards | blocks on disk? |
 //! |---|---|---|---|
+//! | 0 | `apply` | receiving and applying; taken by those who work on behalf of a primary, never by a frontend | yes, and on SQLite's locks |
 //! | 1 | `capture` | what SQLite has done since the last transaction, and every change of the files | yes |
 //! | 2 | `files` | the open backing files | only for open and remove |
 //! | 3 | `log` | the log, and taking jobs out of the queue | yes |
@@ -22,6 +23,7 @@
 //! Reads of pages take none. Never touch the mount or await while holding one: a frontend's callback may
 //! be what we wait for.
 
+mod apply;
 mod capture;
 mod clean;
 mod encode;
@@ -30,6 +32,7 @@ mod history;
 mod known;
 mod names;
 mod pages;
+mod peer;
 mod plan;
 mod playback;
 mod recover;
@@ -53,14 +56,18 @@ use crate::sqlite::DbHeader;
 use crate::store::DbPaths;
 use crate::types::{Checksum, DbName, PageCount, PageSize, Pos};
 
+use apply::Applier;
 use capture::Capture;
 use encode::{Job, LogWriter, Queue};
 use pages::PageFiles;
 use plan::{Logged, Plan, WalPages};
 
+pub use apply::Applied;
 pub use files::{OpenFile, OpenHow};
 pub use history::{History, Next};
 pub use names::{FileKind, MountName, SuperSuffix};
+pub(crate) use peer::PeerSlot;
+pub use peer::{ByteLock, Peer, PeerFile};
 pub use snapshot::Snapshot;
 pub use verify::VerifyReport;
 pub(crate) use worker::Worker;
@@ -95,6 +102,10 @@ pub struct Database {
     options: Arc<DbOptions>,
     authority: Arc<Authority>,
     worker: Worker,
+    peers: Arc<PeerSlot>,
+    apply: Mutex<Applier>,
+    /// Whether files and log were found to differ, so that only a snapshot helps.
+    diverged: AtomicBool,
     capture: Mutex<Capture>,
     files: Mutex<OpenFiles>,
     log: Mutex<LogWriter>,
@@ -147,6 +158,7 @@ impl Database {
         options: Arc<DbOptions>,
         authority: Arc<Authority>,
         worker: Worker,
+        peers: Arc<PeerSlot>,
     ) -> Arc<Database> {
         let mark = clean::Mark::read(env.as_ref(), &paths).ok().flatten();
         let hint = mark.as_ref().map(|m| m.tail);
@@ -164,6 +176,9 @@ impl Database {
             options,
             authority,
             worker,
+            peers,
+            apply: Mutex::default(),
+            diverged: AtomicBool::new(false),
             capture: Mutex::default(),
             files: Mutex::default(),
             log: Mutex::new(LogWriter::new(log)),

@@ -57,7 +57,7 @@ impl Database {
             }
         }
         if !is_complete(image) {
-            self.each_logged_page(Txid::FIRST, |_, pgno, page| {
+            self.each_logged_page(Txid::FIRST..=Txid::MAX, |_, pgno, page| {
                 image.kept.lock().offer(pgno, page);
                 Ok(())
             })?;
