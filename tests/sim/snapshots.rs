@@ -9,7 +9,9 @@ use std::sync::Arc;
 use litefs_core::db::{Database, FileKind, OpenHow, Snapshot};
 use litefs_core::env::sim::{Call, EIO, ENOSPC, Fault, SimDisk};
 use litefs_core::error::{Error, ErrorKind};
+use litefs_core::log::LogOptions;
 use litefs_core::ltx::{self, Decoder};
+use litefs_core::store::Retention;
 use litefs_core::types::{Checksum, Pos};
 use litefs_tests::random::Random;
 use litefs_tests::sim::mount::{FileOp, Outcome};
@@ -144,6 +146,47 @@ fn a_snapshot_is_exact_where_an_app_died_in_a_transaction() {
 }
 
 #[test]
+fn journals_tell_what_was_there_where_the_log_keeps_no_history() {
+    for mode in ["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"] {
+        let log = LogOptions { segment_len: 1, ..LogOptions::default() };
+        let node = Node::open_with(SimDisk::new(1), |options| options.log(log));
+        let app = node.app();
+        let conn = connect(&app, mode);
+        run(&conn, &format!("{SCHEMA}; {}", fill(200)));
+        (0..5).for_each(|i| run(&conn, &format!("UPDATE t SET v=v||'x' WHERE id={i}")));
+        let db = node.db("db");
+        db.enforce_retention(&Retention { max_len_bytes: Some(0), ..Retention::default() })
+            .unwrap();
+        let (pos, want) = read_database(db.snapshot().unwrap());
+        let reads = at_every_change(&app, &db);
+        run(&conn, "UPDATE t SET v=replace(v, '0', '1')");
+        app.process.unhook();
+        let reads = std::mem::take(&mut *reads.lock());
+        let before: Vec<_> = reads.iter().filter(|(at, _)| *at == pos).collect();
+        assert!(before.len() > 50, "{mode}: {}", before.len());
+        assert!(before.iter().all(|(_, image)| *image == want), "{mode}");
+    }
+}
+
+#[test]
+fn a_database_that_is_being_replaced_has_no_snapshot_until_it_is() {
+    let (node, _app, conn) = big();
+    let db = node.db("db");
+    let (_, image) = read_database(db.snapshot().unwrap());
+    drop(conn);
+    let file = db.open_file(FileKind::Database, OpenHow::Existing).unwrap();
+    let old = db.snapshot().unwrap();
+    file.truncate(0).unwrap();
+    file.write_at(&image[..4096], 0).unwrap();
+    let err = db.snapshot().unwrap_err();
+    assert!(matches!(err, Error::Unsettled { .. }) && err.kind() == ErrorKind::Busy, "{err}");
+    file.write_at(&image[4096..], 4096).unwrap();
+    file.flush().unwrap();
+    assert!(read_database(old).1 == image);
+    assert!(read_database(db.snapshot().unwrap()).1 == image);
+}
+
+#[test]
 fn a_snapshot_over_an_orphan_has_what_the_log_has() {
     let node = Node::new();
     let (dying, other) = (node.app(), node.app());
@@ -184,7 +227,8 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> World {
-        let node = Node::open_with(SimDisk::new(seed), |options| options.compress(seed % 2 == 0));
+        let node =
+            Node::open_with(SimDisk::new(seed), |options| options.compress(seed.is_multiple_of(2)));
         let app = node.app();
         let conn = connect(&app, "DELETE");
         run(&conn, SCHEMA);

@@ -26,6 +26,7 @@ use super::snapshot::Snapshot;
 
 /// What a follower needs next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made once per catch-up and not kept")]
 pub enum Next {
     /// Nothing.
     UpToDate,

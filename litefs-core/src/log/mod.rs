@@ -147,13 +147,15 @@ impl OpenSegment {
     }
 }
 
-/// Where records begin: one entry per 256 KiB of a segment, so that finding a record takes one read.
+/// Where records begin: one entry per 64 KiB of a segment, so that finding a record takes one read.
 #[derive(Debug, Clone, Default)]
 struct Index(Vec<(Txid, u64)>);
 
 impl Index {
+    const SPACING: u64 = 64 * 1024;
+
     fn add(&mut self, min_txid: Txid, offset: u64) {
-        if self.0.last().is_none_or(|(_, last)| offset - last >= reader::Window::LEN) {
+        if self.0.last().is_none_or(|(_, last)| offset - last >= Index::SPACING) {
             self.0.push((min_txid, offset));
         }
     }

@@ -1,7 +1,8 @@
 //! Reading: from file to records ([`Cursor`]), over all files ([`Records`]), and the bytes of one blob ([`BlobReader`]).
 //!
 //! A cursor goes from header to header through a window of 256 KiB. A blob that fits the window comes out of it, so that
-//! many small records cost few reads; a longer one is skipped, and read in the pieces that its reader asks for. Nothing here decides what a flaw means: recovery cuts, a reader reports.
+//! many small records cost few reads; a longer one is skipped, and read in the pieces that its reader asks for.
+//! Nothing here decides what a flaw means: recovery cuts, a reader reports.
 //!
 //! There is no index on disk. Finding a transaction in a sealed segment of 4 MiB means hopping over some
 //! 8000 records, which takes about a millisecond from the page cache (`hopping_a_segment`, below the tests),
@@ -9,7 +10,7 @@
 //! sparse index in memory.
 //!
 //! Invariant: a [`Records`] sees the log as it was when it was made. Later appends, retention and segment changes
-//! don't disturb it. Only a record that [`super::TxLog::drop_last`] takes away while it is read fails, by its check.
+//! don't disturb it. Only a long record that [`super::TxLog::drop_last`] takes away while it is read fails, by its check.
 
 use std::io;
 use std::sync::Arc;
