@@ -9,6 +9,8 @@
 //!
 //! Every answer names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
 
+pub mod frames;
+
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
