@@ -25,12 +25,14 @@ mod capture;
 mod clean;
 mod encode;
 mod files;
+mod history;
 mod known;
 mod names;
 mod pages;
 mod plan;
 mod playback;
 mod recover;
+mod snapshot;
 mod undo;
 mod verify;
 mod worker;
@@ -47,7 +49,7 @@ use crate::env::{Env, File};
 use crate::error::{Error, IoContext};
 use crate::log::{LogError, LogOptions, RecordKind, Retention, TxLog};
 use crate::sqlite::DbHeader;
-use crate::store::DbPaths;
+use crate::store::{Changes, DbPaths, Event};
 use crate::types::{Checksum, DbName, PageCount, PageSize, Pos};
 
 use capture::Capture;
@@ -56,7 +58,9 @@ use pages::PageFiles;
 use plan::{Logged, Plan, WalPages};
 
 pub use files::{OpenFile, OpenHow};
+pub use history::{History, Next};
 pub use names::{FileKind, MountName, SuperSuffix};
+pub use snapshot::Snapshot;
 pub use verify::VerifyReport;
 pub(crate) use worker::Worker;
 
@@ -78,6 +82,7 @@ pub(crate) struct DbOptions {
     pub(crate) strict_verify: bool,
     pub(crate) node_id: u64,
     pub(crate) log: LogOptions,
+    pub(crate) changes: Arc<Changes>,
 }
 
 /// One database of a store.
@@ -267,8 +272,28 @@ impl Database {
     }
 
     fn publish(&self, c: &Capture) {
-        *self.published.write() =
-            Published { logged: c.logged, committed_at: Some(self.env.now()) };
+        let now = self.env.now();
+        *self.published.write() = Published { logged: c.logged, committed_at: Some(now) };
+        let Logged { pos: Some(pos), page_size, count: commit } = c.logged else { return };
+        self.options.changes.emit(|| Event::Tx {
+            db: self.name.clone(),
+            pos,
+            page_size,
+            commit,
+            timestamp: now,
+        });
+        // A transaction that the log lacks is told by whoever appends it.
+        if self.appended.load(Ordering::Acquire) == pos.txid.as_u64() {
+            self.options.changes.logged(&self.name);
+        }
+    }
+
+    /// The log has a new record: tells subscribers, unless a journal still decides about it.
+    fn announce(&self) {
+        let appended = self.appended.load(Ordering::Acquire);
+        if self.pos().is_some_and(|pos| pos.txid.as_u64() >= appended) {
+            self.options.changes.logged(&self.name);
+        }
     }
 
     /// With `strict-verify`, reads every page after each commit.
