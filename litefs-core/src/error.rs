@@ -97,6 +97,16 @@ pub enum Error {
         /// What was tried.
         what: &'static str,
     },
+    /// A transaction that came from the primary doesn't follow the last one here.
+    #[error("position mismatch on db \"{db}\": {} <> {}", Pos::text(*ours), Pos::text(*theirs))]
+    PositionMismatch {
+        /// The database.
+        db: DbName,
+        /// Its position.
+        ours: Option<Pos>,
+        /// The position that the transaction follows.
+        theirs: Option<Pos>,
+    },
     /// The transaction counter has come to its end.
     #[error("{db}: no transaction id left")]
     TxidsExhausted {
@@ -133,6 +143,14 @@ pub enum Error {
         want: Pos,
         /// Where the log is.
         log: PathBuf,
+    },
+    /// A node keeps the cluster ID that it has.
+    #[error("this node belongs to cluster {local}, not to {other}")]
+    OtherCluster {
+        /// The node's.
+        local: litefs_lease::ClusterId,
+        /// The other.
+        other: litefs_lease::ClusterId,
     },
     /// The stored cluster ID isn't one.
     #[error("{}", path.display())]
@@ -186,9 +204,10 @@ impl Error {
             Error::NotFound { .. } => ErrorKind::NotFound,
             Error::Exists { .. } => ErrorKind::Exists,
             Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
-            Error::Invalid { .. } => ErrorKind::InvalidInput,
+            Error::Invalid { .. } | Error::OtherCluster { .. } => ErrorKind::InvalidInput,
             Error::Locked { .. } => ErrorKind::Busy,
             Error::Header { .. }
+            | Error::PositionMismatch { .. }
             | Error::ChecksumMismatch { .. }
             | Error::LogLost { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,

@@ -21,6 +21,7 @@
 //! Reads of pages take none. Never touch the mount or await while holding one: a frontend's callback may
 //! be what we wait for.
 
+mod apply;
 mod capture;
 mod clean;
 mod encode;

@@ -243,6 +243,17 @@ impl Store {
         if self.authority.check().is_none() {
             return Err(Error::Replica { db: name.clone() });
         }
+        self.replica_database(name)
+    }
+
+    /// The database of that name, made if there is none: what a replica fills from its primary.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn replica_database(&self, name: &DbName) -> Result<Arc<Database>, Error> {
+        if let Some(db) = self.database(name) {
+            return Ok(db);
+        }
         let mut databases = self.databases.write();
         if let Some(db) = databases.get(name) {
             return Ok(Arc::clone(db));
@@ -378,20 +389,39 @@ impl Store {
     /// # Errors
     /// I/O errors.
     pub fn ensure_cluster_id(&self) -> Result<ClusterId, Error> {
-        let mut id = self.cluster_id.lock();
-        if let Some(id) = &*id {
-            return Ok(id.clone());
+        let id = self.cluster_id().unwrap_or_else(|| ClusterId::from_random(self.random()));
+        self.adopt_cluster_id(&id)?;
+        Ok(id)
+    }
+
+    /// Makes the node one of that cluster, for good.
+    ///
+    /// # Errors
+    /// If it belongs to another one; I/O errors.
+    pub fn adopt_cluster_id(&self, id: &ClusterId) -> Result<(), Error> {
+        let mut known = self.cluster_id.lock();
+        match &*known {
+            Some(known) if known == id => return Ok(()),
+            Some(known) => {
+                return Err(Error::OtherCluster { local: known.clone(), other: id.clone() });
+            }
+            None => {}
         }
-        let new = ClusterId::from_random(self.env.random());
         let (path, dir) = (self.paths.cluster_id(), self.paths.dir());
         let tmp = path.with_extension("tmp");
         let file = self.env.open(&tmp, OpenMode::Create).at("create", &tmp)?;
         file.set_len(0).at("truncate", &tmp)?;
-        file.write_at(format!("{new}\n").as_bytes(), 0).at("write", &tmp)?;
+        file.write_at(format!("{id}\n").as_bytes(), 0).at("write", &tmp)?;
         file.sync().at("sync", &tmp)?;
         self.env.rename(&tmp, &path).at("rename", &tmp)?;
         self.env.sync_dir(dir).at("sync", dir)?;
-        Ok(id.insert(new).clone())
+        *known = Some(id.clone());
+        Ok(())
+    }
+
+    /// Chance, from where the store has its files and its clock.
+    pub(crate) fn random(&self) -> u64 {
+        self.env.random()
     }
 
     /// Takes the right to write away, which ends streams, brings all databases to disk and marks a clean end. Errors are logged:
