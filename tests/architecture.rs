@@ -27,7 +27,7 @@ const FOREIGN: [(&str, &[&str]); 3] = [
 ];
 
 /// Sans-IO: bytes in, values out.
-const PURE: [&str; 4] = ["ltx", "sqlite", "log/segment.rs", "types.rs"];
+const PURE: [&str; 5] = ["ltx", "sqlite", "log/segment.rs", "types.rs", "http/frames"];
 
 const IMPURE: [&str; 9] = [
     "std::fs",

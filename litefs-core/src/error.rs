@@ -97,6 +97,16 @@ pub enum Error {
         /// What was tried.
         what: &'static str,
     },
+    /// A transaction that came from the primary doesn't follow the last one here.
+    #[error("position mismatch on db \"{db}\": {} <> {}", Pos::text(*ours), Pos::text(*theirs))]
+    PositionMismatch {
+        /// The database.
+        db: DbName,
+        /// Its position.
+        ours: Option<Pos>,
+        /// The position that the transaction follows.
+        theirs: Option<Pos>,
+    },
     /// The transaction counter has come to its end.
     #[error("{db}: no transaction id left")]
     TxidsExhausted {
@@ -148,16 +158,6 @@ pub enum Error {
         /// Why.
         source: ltx::DecodeError,
     },
-    /// What a primary has sent doesn't follow what this node has.
-    #[error("position mismatch on db {db:?}: {} <> {}", Pos::text(*ours), Pos::text(*want), db = db.as_str())]
-    PositionMismatch {
-        /// The database.
-        db: DbName,
-        /// Where this node is.
-        ours: Option<Pos>,
-        /// Where the transaction begins.
-        want: Option<Pos>,
-    },
     /// A page that an open snapshot still needed was overwritten, and the old one couldn't be kept.
     #[error("{db}: snapshot lost a page to a writer")]
     SnapshotLost {
@@ -173,6 +173,14 @@ pub enum Error {
         db: DbName,
         /// What it said.
         source: io::Error,
+    },
+    /// A node keeps the cluster ID that it has.
+    #[error("this node belongs to cluster {local}, not to {other}")]
+    OtherCluster {
+        /// The node's.
+        local: litefs_lease::ClusterId,
+        /// The other.
+        other: litefs_lease::ClusterId,
     },
     /// The stored cluster ID isn't one.
     #[error("{}", path.display())]
@@ -226,12 +234,12 @@ impl Error {
             Error::NotFound { .. } => ErrorKind::NotFound,
             Error::Exists { .. } => ErrorKind::Exists,
             Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
-            Error::Invalid { .. } => ErrorKind::InvalidInput,
+            Error::Invalid { .. } | Error::OtherCluster { .. } => ErrorKind::InvalidInput,
             Error::Locked { .. } | Error::Unsettled { .. } => ErrorKind::Busy,
             Error::Header { .. }
+            | Error::PositionMismatch { .. }
             | Error::ChecksumMismatch { .. }
             | Error::LogLost { .. }
-            | Error::PositionMismatch { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
             Error::Io { .. }

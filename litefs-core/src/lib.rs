@@ -38,7 +38,8 @@
 //! | [`db`] | capture, recovery, verification, snapshots, history of one database |
 //! | [`store`] | a data directory |
 //! | [`authority`] | whether this node may write |
-//! | [`http`] | what a node tells about itself |
+//! | [`cluster`] | leads or follows, as the lease says |
+//! | [`http`] | what nodes say to each other: replication streams, information |
 //! | [`env`](mod@env) | the door to files, time and chance; with the feature `testing`, a simulated disk |
 //! | [`error`] | errors and their kinds |
 //!
@@ -57,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod cluster;
 pub mod db;
 pub mod env;
 pub mod error;

@@ -59,6 +59,9 @@ pub(crate) enum ConfigError {
     LeaseType(String),
     #[error("cannot specify a database replication filter on candidate nodes")]
     FilterOnCandidate,
+    /// `lease.databases` with something that can't be a database.
+    #[error("lease.databases: {0}")]
+    FilterName(#[source] litefs_core::types::ParseError),
     #[error("cannot parse exec command[{index}]: {source}")]
     ExecParse {
         /// Which entry, from 0.

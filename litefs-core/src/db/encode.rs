@@ -200,6 +200,7 @@ impl Database {
         encoder.finish(plan.post).map_err(failed)?;
         append.finish(kind).map_err(|e| self.log_error(e))?;
         self.note_log(&writer.log);
+        self.announce();
         tracing::debug!(db = %self.name, txid = %plan.txid, pages = plan.pages.len(), "transaction");
         Ok(())
     }

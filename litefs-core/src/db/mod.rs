@@ -53,7 +53,7 @@ use crate::env::{Env, File};
 use crate::error::{Error, IoContext};
 use crate::log::{LogError, LogOptions, RecordKind, Retention, TxLog};
 use crate::sqlite::DbHeader;
-use crate::store::DbPaths;
+use crate::store::{Changes, DbPaths, Event};
 use crate::types::{Checksum, DbName, PageCount, PageSize, Pos};
 
 use apply::Applier;
@@ -90,6 +90,7 @@ pub(crate) struct DbOptions {
     pub(crate) strict_verify: bool,
     pub(crate) node_id: u64,
     pub(crate) log: LogOptions,
+    pub(crate) changes: Arc<Changes>,
 }
 
 /// One database of a store.
@@ -287,8 +288,31 @@ impl Database {
     }
 
     fn publish(&self, c: &Capture) {
-        *self.published.write() =
-            Published { logged: c.logged, committed_at: Some(self.env.now()) };
+        self.publish_at(c.logged, self.env.now());
+    }
+
+    fn publish_at(&self, logged: Logged, committed_at: SystemTime) {
+        *self.published.write() = Published { logged, committed_at: Some(committed_at) };
+        let Logged { pos: Some(pos), page_size, count: commit } = logged else { return };
+        self.options.changes.emit(|| Event::Tx {
+            db: self.name.clone(),
+            pos,
+            page_size,
+            commit,
+            timestamp: committed_at,
+        });
+        // A transaction that the log lacks is told by whoever appends it.
+        if self.appended.load(Ordering::Acquire) == pos.txid.as_u64() {
+            self.options.changes.logged(&self.name);
+        }
+    }
+
+    /// The log has a new record: tells subscribers, unless a journal still decides about it.
+    fn announce(&self) {
+        let appended = self.appended.load(Ordering::Acquire);
+        if self.pos().is_some_and(|pos| pos.txid.as_u64() >= appended) {
+            self.options.changes.logged(&self.name);
+        }
     }
 
     /// With `strict-verify`, reads every page after each commit.

@@ -1,16 +1,22 @@
 //! The node's HTTP interface: what it tells about itself.
 //!
-//! A router over a [`Store`], to be served by [`serve`] or mounted in an application's own server. What
-//! isn't here: how the listener was bound, and the runtime; both are the caller's.
+//! A router over a [`Store`], to be served by [`serve`] or mounted in an application's own server (with HTTP/2, or
+//! there is no `/stream`). What isn't here: how the listener was bound, and the runtime; both are the caller's.
 //!
 //! | path | answer |
 //! |---|---|
 //! | `GET /info` | the node as JSON: cluster, role, data directory |
+//! | `POST /stream` | to a replica: what it lacks, then what is committed |
 //!
 //! Every answer names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
 
-use std::future::Future;
-use std::io;
+pub mod client;
+pub mod frames;
+#[cfg(test)]
+pub(crate) mod rig;
+mod serve;
+mod stream;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,10 +24,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 
 use crate::store::Store;
+
+pub use serve::serve;
 
 /// What a node says of itself that its store doesn't know.
 #[derive(Debug, Clone)]
@@ -37,24 +45,13 @@ pub fn router(store: Arc<Store>, node: NodeInfo) -> Router {
     let state = AppState { store, node: Arc::new(node) };
     Router::new()
         .route("/info", get(info))
+        .route("/stream", post(stream::stream))
         .method_not_allowed_fallback(|| async {
             text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
         })
         .fallback(|| async { text(StatusCode::NOT_FOUND, "404 page not found\n") })
         .layer(middleware::from_fn_with_state(state.clone(), name_node))
         .with_state(state)
-}
-
-/// Serves until `stop` is done, then lets running requests end.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: tokio::net::TcpListener,
-    router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
 #[derive(Debug, Clone)]
@@ -110,6 +107,16 @@ async fn name_node(State(state): State<AppState>, request: Request, next: Next) 
     {
         headers.insert("litefs-cluster-id", id);
     }
+    response
+}
+
+/// An error as the original words and logs it.
+fn error(method: &str, path: &str, status: StatusCode, message: &str) -> Response {
+    tracing::info!("http: {method} {path}: error: {message}");
+    let mut response = text(status, format!("{message}\n"));
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

@@ -7,6 +7,7 @@
 //! A store is a value: no global state, no signal handling. Several live in one process, each on its own
 //! directory, which it locks.
 
+mod changes;
 mod layout;
 mod retention;
 
@@ -14,7 +15,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use litefs_lease::{ClusterId, PrimaryInfo};
 use parking_lot::{Mutex, RwLock};
@@ -24,13 +26,16 @@ use crate::db::{Database, DbOptions, Durability, Peer, PeerSlot, Worker};
 use crate::env::{Env, LockGuard, OpenMode, SystemEnv};
 use crate::error::{Error, IoContext};
 use crate::log::LogOptions;
+use crate::ltx::Timestamp;
 use crate::types::DbName;
 
+pub(crate) use changes::Changes;
 use layout::DataPaths;
 pub(crate) use layout::DbPaths;
 use retention::RetentionThread;
 
 pub use crate::log::Retention;
+pub use changes::{Changed, Closer, Event, Events, Overflow, Subscription};
 
 /// How to open a [`Store`].
 ///
@@ -136,6 +141,8 @@ pub struct Store {
     options: Arc<DbOptions>,
     authority: Arc<Authority>,
     role: RwLock<Role>,
+    /// The primary's clock when it was last heard from, in ms; [`NEVER`] if it wasn't.
+    primary_clock: AtomicI64,
     cluster_id: Mutex<Option<ClusterId>>,
     databases: RwLock<BTreeMap<DbName, Arc<Database>>>,
     worker: Worker,
@@ -193,9 +200,11 @@ impl Store {
                 strict_verify: options.strict_verify,
                 node_id,
                 log: options.log,
+                changes: Changes::new(),
             }),
             authority: Arc::new(Authority::new()),
             role: RwLock::default(),
+            primary_clock: AtomicI64::new(NEVER),
             databases: RwLock::default(),
             worker,
             peers: Arc::default(),
@@ -282,14 +291,53 @@ impl Store {
 
     /// The node may write from now on, without end.
     pub fn become_primary(&self) {
-        *self.role.write() = Role::Primary;
-        self.authority.grant();
+        self.become_primary_until(None);
+    }
+
+    /// The node may write, until `deadline` if there is one; also how a primary's deadline is moved on.
+    pub fn become_primary_until(&self, deadline: Option<Instant>) {
+        let before = std::mem::replace(&mut *self.role.write(), Role::Primary);
+        match deadline {
+            Some(deadline) => self.authority.grant_until(deadline),
+            None => self.authority.grant(),
+        }
+        if before != Role::Primary {
+            self.primary_clock.store(NEVER, Ordering::Release);
+            self.options.changes.role_changed(true, None);
+        }
     }
 
     /// The node may not write from now on.
     pub fn become_replica(&self, primary: Option<PrimaryInfo>) {
         self.authority.revoke();
-        *self.role.write() = Role::Replica { primary };
+        let hostname = primary.as_ref().map(|p| p.hostname.clone());
+        let now = Role::Replica { primary };
+        let mut role = self.role.write();
+        let before = std::mem::replace(&mut *role, now.clone());
+        drop(role);
+        if before != now {
+            self.options.changes.role_changed(false, hostname);
+        }
+    }
+
+    /// The primary was heard from; `timestamp` is by its clock.
+    pub fn heard_from_primary(&self, timestamp: Timestamp) {
+        self.primary_clock.store(timestamp.as_millis(), Ordering::Release);
+    }
+
+    /// Tells of new transactions and of changes of the role, from now on.
+    pub fn subscribe(&self) -> Subscription {
+        self.options.changes.subscribe()
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscribers(&self) -> usize {
+        self.options.changes.subscribers()
+    }
+
+    /// Tells what happens, from now on.
+    pub fn events(&self) -> Events {
+        self.options.changes.events()
     }
 
     /// What the node is.
@@ -312,12 +360,23 @@ impl Store {
 
     /// How far the node lies behind.
     pub fn lag(&self) -> Lag {
-        if self.is_primary() { Lag::Primary } else { Lag::Unknown }
+        match self.primary_timestamp() {
+            _ if self.is_primary() => Lag::Primary,
+            None => Lag::Unknown,
+            // A primary whose clock is ahead of ours is no reason for a negative lag.
+            Some(heard) => Lag::Behind(self.env.now().duration_since(heard).unwrap_or_default()),
+        }
     }
 
-    /// When the primary was last heard from.
+    /// When the primary was last heard from, by its clock; on the primary itself that is now.
     pub fn primary_timestamp(&self) -> Option<SystemTime> {
-        self.is_primary().then(|| self.env.now())
+        if self.is_primary() {
+            return Some(self.env.now());
+        }
+        match self.primary_clock.load(Ordering::Acquire) {
+            NEVER => None,
+            millis => Some(Timestamp::from_millis(millis).to_system_time()),
+        }
     }
 
     /// When the store was opened.
@@ -345,26 +404,45 @@ impl Store {
     /// # Errors
     /// I/O errors.
     pub fn ensure_cluster_id(&self) -> Result<ClusterId, Error> {
-        let mut id = self.cluster_id.lock();
-        if let Some(id) = &*id {
-            return Ok(id.clone());
+        let id = self.cluster_id().unwrap_or_else(|| ClusterId::from_random(self.random()));
+        self.adopt_cluster_id(&id)?;
+        Ok(id)
+    }
+
+    /// Makes the node one of that cluster, for good.
+    ///
+    /// # Errors
+    /// If it belongs to another one; I/O errors.
+    pub fn adopt_cluster_id(&self, id: &ClusterId) -> Result<(), Error> {
+        let mut known = self.cluster_id.lock();
+        match &*known {
+            Some(known) if known == id => return Ok(()),
+            Some(known) => {
+                return Err(Error::OtherCluster { local: known.clone(), other: id.clone() });
+            }
+            None => {}
         }
-        let new = ClusterId::from_random(self.env.random());
         let (path, dir) = (self.paths.cluster_id(), self.paths.dir());
         let tmp = path.with_extension("tmp");
         let file = self.env.open(&tmp, OpenMode::Create).at("create", &tmp)?;
         file.set_len(0).at("truncate", &tmp)?;
-        file.write_at(format!("{new}\n").as_bytes(), 0).at("write", &tmp)?;
+        file.write_at(format!("{id}\n").as_bytes(), 0).at("write", &tmp)?;
         file.sync().at("sync", &tmp)?;
         self.env.rename(&tmp, &path).at("rename", &tmp)?;
         self.env.sync_dir(dir).at("sync", dir)?;
-        Ok(id.insert(new).clone())
+        *known = Some(id.clone());
+        Ok(())
     }
 
-    /// Takes the right to write away, brings all databases to disk and marks a clean end. Errors are logged:
+    /// Chance, from where the store has its files and its clock.
+    pub(crate) fn random(&self) -> u64 {
+        self.env.random()
+    }
+
+    /// Takes the right to write away, which ends streams, brings all databases to disk and marks a clean end. Errors are logged:
     /// what they leave is what a crash would leave.
     pub fn close(&self) {
-        self.authority.revoke();
+        self.become_replica(None);
         drop(self.retention.lock().take());
         for db in self.databases() {
             if let Err(err) = db.close() {
@@ -403,6 +481,9 @@ impl Drop for Store {
         self.worker.stop();
     }
 }
+
+/// No time that a primary's clock can show.
+const NEVER: i64 = i64::MIN;
 
 fn read_cluster_id(env: &dyn Env, paths: &DataPaths) -> Result<Option<ClusterId>, Error> {
     let path = paths.cluster_id();

@@ -15,6 +15,7 @@
 //! Source: `spec/cli-config.md` §5 and §6.
 
 mod node;
+mod services;
 mod session;
 pub(super) mod start;
 

@@ -53,7 +53,7 @@ use super::pages::Source;
 use super::peer::{Backing, Peer};
 use super::plan::{Logged, WalPages};
 use super::recover::logged_by;
-use super::{Database, FileKind, Health, Published};
+use super::{Database, FileKind, Health};
 
 use change::Change;
 use wal::WalSession;
@@ -283,8 +283,7 @@ impl Database {
     fn publish_applied(&self, meta: &RecordMeta) {
         let committed_at = SystemTime::UNIX_EPOCH
             + Duration::from_millis(u64::try_from(meta.timestamp_ms).unwrap_or(0));
-        *self.published.write() =
-            Published { logged: logged_by(meta), committed_at: Some(committed_at) };
+        self.publish_at(logged_by(meta), committed_at);
     }
 
     fn diverged(&self, from: &Logged, want: Pos) -> Error {

@@ -50,11 +50,11 @@ impl Database {
 
     fn check_follows(&self, header: &Header) -> Result<(), Error> {
         let ours = self.log.lock().log.last().map(RecordMeta::pos);
-        let want = header.pre_pos();
-        if ours == want {
+        let theirs = header.pre_pos();
+        if ours == theirs {
             return Ok(());
         }
-        Err(Error::PositionMismatch { db: self.name.clone(), ours, want })
+        Err(Error::PositionMismatch { db: self.name.clone(), ours, theirs })
     }
 }
 

@@ -1,0 +1,181 @@
+//! The thread that makes a stream's transactions those of this node.
+//!
+//! ```text
+//! LTX ─► receive (log) ─┬─ another complete one waits, and the first isn't old ─► go on
+//!                       └─ else ─► apply all that was received, as one per database
+//! ```
+//!
+//! A database that fails doesn't stop the others: the rest of its transactions is skipped, and after a while the
+//! stream is left, so that a new one tries again. One whose position doesn't fit gets a new stream at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::queue::{Inbox, Step};
+use crate::db::Applied;
+use crate::error::{Error, chain};
+use crate::http::frames::Frame;
+use crate::ltx::Timestamp;
+use crate::store::Store;
+use crate::types::DbName;
+
+/// What a stream changes.
+pub(super) trait Target {
+    /// Logs an LTX file.
+    fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error>;
+    /// Brings SQLite's files to the end of the log, if nobody's locks are in the way.
+    fn apply(&mut self, db: &DbName) -> Result<Applied, Error>;
+    /// All that the primary had when the stream began is there.
+    fn ready(&mut self);
+    /// What the primary had at that time is there.
+    fn heard(&mut self, timestamp: Timestamp);
+}
+
+/// The databases of a node.
+#[derive(Debug)]
+pub(super) struct StoreTarget {
+    pub(super) store: Arc<Store>,
+    pub(super) ready: watch::Sender<bool>,
+}
+
+impl Target for StoreTarget {
+    fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error> {
+        self.store.replica_database(db)?.receive(ltx).map(drop)
+    }
+
+    fn apply(&mut self, db: &DbName) -> Result<Applied, Error> {
+        self.store.database(db).map_or(Ok(Applied::All), |db| db.apply_pending())
+    }
+
+    fn ready(&mut self) {
+        self.ready.send_replace(true);
+    }
+
+    fn heard(&mut self, timestamp: Timestamp) {
+        self.store.heard_from_primary(timestamp);
+    }
+}
+
+/// Runs until the stream ends or must be left. What was received is applied in either case.
+pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<(), Error> {
+    let (received, failed) = (BTreeSet::new(), BTreeMap::new());
+    let mut run = Run { inbox, target, received, latest: None, since: None, failed };
+    let ended = run.all();
+    run.apply();
+    ended
+}
+
+struct Run<T> {
+    inbox: Inbox,
+    target: T,
+    /// Databases with transactions that aren't applied, and the time of the latest.
+    received: BTreeSet<DbName>,
+    latest: Option<Timestamp>,
+    /// When the oldest of these came.
+    since: Option<Instant>,
+    failed: BTreeMap<DbName, Failed>,
+}
+
+struct Failed {
+    when: Instant,
+    error: Error,
+}
+
+impl<T: Target> Run<T> {
+    fn all(&mut self) -> Result<(), Error> {
+        let mut is_ready = false;
+        while let Some(step) = self.inbox.next() {
+            // Bytes outside of a file don't come from the decoder.
+            let Step::Frame(frame) = step else { continue };
+            match frame {
+                Frame::Ltx { name } => {
+                    self.receive(name)?;
+                    let old = self.since.is_some_and(|since| since.elapsed() > MAX_DELAY);
+                    if old || !self.inbox.has_file() {
+                        self.apply();
+                        if let Some(latest) = self.latest.take().filter(|_| is_ready) {
+                            self.target.heard(latest);
+                        }
+                    }
+                }
+                Frame::Ready => {
+                    self.apply();
+                    is_ready = true;
+                    self.target.ready();
+                }
+                Frame::Heartbeat { timestamp } => {
+                    self.apply();
+                    self.target.heard(timestamp);
+                    self.leave_for_failed()?;
+                }
+                Frame::DropDb { name } => {
+                    tracing::debug!(db = %name, "deprecated drop db frame received, skipping");
+                }
+                Frame::Handoff { .. } => {
+                    tracing::warn!("the primary offers its lease, which this node can't take over");
+                }
+                // There is no backup that would need it.
+                Frame::Hwm { .. } => {}
+                // The task that reads doesn't pass it on.
+                Frame::End => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, name: DbName) -> Result<(), Error> {
+        let mut file = self.inbox.file();
+        let skip = self.failed.contains_key(&name);
+        let received = if skip { Ok(()) } else { self.target.receive(&name, &mut file) };
+        let is_whole = file.skip().is_ok();
+        let timestamp = file.timestamp();
+        match received {
+            // The stream has ended within the file: whoever reads it says why.
+            _ if !is_whole => {}
+            Err(error @ Error::PositionMismatch { .. }) => return Err(error),
+            Err(error) => note(&mut self.failed, name, error),
+            Ok(()) if skip => {}
+            Ok(()) => {
+                self.latest = timestamp.or(self.latest);
+                self.since.get_or_insert_with(Instant::now);
+                self.received.insert(name);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self) {
+        self.since = None;
+        for name in std::mem::take(&mut self.received) {
+            match self.target.apply(&name) {
+                Ok(Applied::All) => {}
+                // The next frame comes within a second: a heartbeat, if nothing else.
+                Ok(Applied::Waiting) => drop(self.received.insert(name)),
+                Err(error) => note(&mut self.failed, name, error),
+            }
+        }
+    }
+
+    /// Ends the stream if a database failed a while ago.
+    fn leave_for_failed(&mut self) -> Result<(), Error> {
+        let old = self.failed.iter().find(|(_, failed)| failed.when.elapsed() > RETRY_DELAY);
+        let Some(name) = old.map(|(name, _)| name.clone()) else { return Ok(()) };
+        self.failed.remove(&name).map_or(Ok(()), |failed| Err(failed.error))
+    }
+}
+
+fn note(failed: &mut BTreeMap<DbName, Failed>, name: DbName, error: Error) {
+    tracing::error!(db = %name, err = chain(&error), "cannot follow the primary, trying again later");
+    failed.insert(name, Failed { when: Instant::now(), error });
+}
+
+/// A replica that is flooded still shows what it has got at least this often.
+const MAX_DELAY: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests;

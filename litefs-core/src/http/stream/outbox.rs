@@ -1,0 +1,113 @@
+//! Gathers what a stream sends into blocks, and waits while the network has enough of them.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::http::frames::Frame;
+use crate::store::Store;
+
+/// Where the thread of a stream writes to.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    to: mpsc::Sender<io::Result<Bytes>>,
+    block: Vec<u8>,
+    store: Arc<Store>,
+    runtime: Handle,
+    ended: Option<Ended>,
+}
+
+/// Why nothing more can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The replica has gone.
+    Gone,
+    /// It has taken nothing for long.
+    Stalled,
+    /// This node isn't the primary any more.
+    LeaseLost,
+}
+
+impl Outbox {
+    /// Must be called from async code: it waits by its runtime's timer.
+    pub(super) fn new(to: mpsc::Sender<io::Result<Bytes>>, store: Arc<Store>) -> Outbox {
+        Outbox { to, block: Vec::new(), store, runtime: Handle::current(), ended: None }
+    }
+
+    /// Why a write has failed; `None` if none has.
+    pub(super) fn ended(&self) -> Option<Ended> {
+        self.ended
+    }
+
+    /// Adds a frame; nothing is sent by that.
+    pub(super) fn frame(&mut self, frame: &Frame) {
+        frame.encode(&mut self.block);
+    }
+
+    /// Adds text that is no frame: the other end reports it.
+    pub(super) fn text(&mut self, text: &str) {
+        self.block.extend_from_slice(text.as_bytes());
+    }
+
+    /// Sends what there is with an end mark, whatever the role.
+    pub(super) fn finish(mut self) {
+        Frame::End.encode(&mut self.block);
+        // A replica that takes nothing sees the stream break instead.
+        let _ = self.to.try_send(Ok(Bytes::from(self.block)));
+    }
+
+    /// Breaks the stream, so that what was sent of an LTX file can't pass for a whole one.
+    pub(super) fn abort(self) {
+        let _ = self.to.try_send(Err(io::ErrorKind::ConnectionAborted.into()));
+    }
+
+    fn send(&mut self) -> Result<(), Ended> {
+        // A long snapshot must not keep a node from laying down its role.
+        if !self.store.is_primary() {
+            return Err(Ended::LeaseLost);
+        }
+        match self.to.try_send(Ok(Bytes::from(std::mem::take(&mut self.block)))) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed(_)) => Err(Ended::Gone),
+            Err(TrySendError::Full(block)) => {
+                let to = &self.to;
+                let sent = async { tokio::time::timeout(STALL_TIMEOUT, to.send(block)).await };
+                match self.runtime.block_on(sent) {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(_)) => Err(Ended::Gone),
+                    Err(_) => Err(Ended::Stalled),
+                }
+            }
+        }
+    }
+}
+
+impl Write for Outbox {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.block.extend_from_slice(bytes);
+        if self.block.len() >= BLOCK_LEN {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    /// Hands over what there is.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        self.send().map_err(|ended| {
+            self.ended = Some(ended);
+            io::ErrorKind::BrokenPipe.into()
+        })
+    }
+}
+
+/// A block is sent when it is as long as this, and at the latest when the thread has nothing more to add.
+const BLOCK_LEN: usize = 64 << 10;
+/// So long may a replica take nothing while it answers pings: it may be busy with a large transaction.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
