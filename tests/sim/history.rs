@@ -169,11 +169,12 @@ fn a_staged_transaction_is_never_sent() {
         let node = Node::new();
         let (app, conn) = connect(&node, mode);
         run(&conn, &format!("PRAGMA synchronous=FULL; {SCHEMA}; {MORE}"));
-        let (db, disk, mut follower) = (node.db("db"), node.disk.clone(), Follower::default());
+        let (db, disk) = (node.db("db"), node.disk.clone());
+        let behind = followers(&node)[1].clone();
         let (saw_staged, staged) = std::sync::mpsc::channel();
         app.process.hook(move |_| {
-            while follower.step(&db) {}
-            assert_eq!(follower.pos, db.pos());
+            let follower = behind.clone().follow(&db);
+            assert_eq!((follower.pos, follower.snapshots), (db.pos(), 0));
             let log =
                 TxLog::open(Arc::new(disk.survivor()), &db_dir("db"), LogOptions::default(), None);
             if log.unwrap().appended() > follower.pos.map(|pos| pos.txid) {
