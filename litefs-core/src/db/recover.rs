@@ -106,8 +106,14 @@ impl Database {
     /// Brings the pages to a state that the log knows, and the log to all that the WAL holds.
     fn agree(&self, c: &mut Capture, trusted: bool) -> Result<(), Error> {
         let wal = self.open_if_there(FileKind::Wal)?;
-        self.adopt_wal(c, wal.as_ref())?;
-        if c.logged.pos.is_some() && !c.dirty.whole && !trusted && !self.pages_are_logged(c)? {
+        self.adopt_wal(c, wal.as_ref(), trusted)?;
+        // What a replica has written to its WAL was in the log before, but which record it ends with, only the pages tell.
+        let by_apply = c.wal.as_ref().is_some_and(|tail| tail.is_by_apply() && tail.captured() == 0);
+        if c.logged.pos.is_some()
+            && !c.dirty.whole
+            && !trusted
+            && (by_apply || !self.pages_are_logged(c)?)
+        {
             self.catch_up(c, wal.as_ref())?;
         }
         if let Some(wal) = &wal {
@@ -130,15 +136,21 @@ impl Database {
         Ok(())
     }
 
-    /// Follows the WAL up to where the log's last record ends, without capturing.
-    fn adopt_wal(&self, c: &mut Capture, wal: Option<&Arc<dyn File>>) -> Result<(), Error> {
+    /// Follows the WAL up to where the log's last record ends, without capturing; all of it, if a clean shutdown
+    /// left it so.
+    fn adopt_wal(
+        &self,
+        c: &mut Capture,
+        wal: Option<&Arc<dyn File>>,
+        trusted: bool,
+    ) -> Result<(), Error> {
         let Some(wal) = wal else { return Ok(()) };
         c.wal = WalTail::open(wal.as_ref()).at("read", self.paths.wal())?;
         let Some(tail) = &mut c.wal else { return Ok(()) };
         let logged = self.log.lock().log.last().and_then(|last| last.wal);
-        let Some(end) = logged.filter(|w| w.salt == tail.salt()).map(|w| w.end()) else {
-            return Ok(());
-        };
+        let logged = logged.filter(|w| w.salt == tail.salt()).map(|w| w.end());
+        let end = if trusted { Some(u64::MAX) } else { logged };
+        let Some(end) = end else { return Ok(()) };
         while tail.captured_end() < end {
             match tail.advance(wal.as_ref()).at("read", self.paths.wal())? {
                 Some(tx) => tail.accept(tx),
