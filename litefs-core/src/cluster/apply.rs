@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A database that fails doesn't stop the others: the rest of its transactions is skipped, and after a while the
-//! stream is left, so that a new one tries again. One whose position doesn't fit gets a new stream at once.
+//! stream is left, so that a new one tries again. While one fails the node doesn't become ready. One whose position doesn't fit gets a new stream at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -103,8 +103,10 @@ impl<T: Target> Run<T> {
                 }
                 Frame::Ready => {
                     self.apply();
-                    is_ready = true;
-                    self.target.ready();
+                    is_ready = self.failed.is_empty();
+                    if is_ready {
+                        self.target.ready();
+                    }
                 }
                 Frame::Heartbeat { timestamp } => {
                     self.apply();

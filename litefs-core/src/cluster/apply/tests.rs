@@ -125,6 +125,7 @@ async fn a_database_that_fails_does_not_stop_the_others() {
     ended.unwrap();
     assert_eq!(did.iter().filter(|what| *what == "receive a").count(), 2, "{did:?}");
     assert_eq!(did.iter().filter(|what| *what == "receive unapplied").count(), 2, "{did:?}");
+    assert!(!did.contains(&"ready".into()), "not all is there: {did:?}");
 }
 
 #[tokio::test]
