@@ -173,6 +173,28 @@ async fn the_end_of_the_role_ends_the_stream() {
 }
 
 #[tokio::test]
+async fn the_end_of_the_role_within_a_file_breaks_the_stream() {
+    let rig = Rig::primary().await;
+    let mut replica = Replica::connect(&rig, &[], &[]).await;
+    replica.expect(&[Item::Frame(Frame::Ready)]).await;
+    // More than fits between the two.
+    rig.commit("a", 8192);
+    let mut decoder = FrameDecoder::new();
+    let mut ends = 0;
+    loop {
+        let next = replica.stream.next().await;
+        rig.store.become_replica(None);
+        let Ok(Some(bytes)) = next else { break };
+        let mut input = &bytes[..];
+        while let Some(event) = decoder.next(&mut input).unwrap() {
+            ends += usize::from(event == Event::LtxEnd);
+        }
+    }
+    assert_eq!(ends, 0);
+    assert!(decoder.finish().is_err());
+}
+
+#[tokio::test]
 async fn a_replica_that_goes_is_forgotten() {
     let rig = Rig::primary().await;
     let mut replica = Replica::connect(&rig, &[], &[]).await;
