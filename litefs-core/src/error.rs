@@ -144,6 +144,36 @@ pub enum Error {
         /// Where the log is.
         log: PathBuf,
     },
+    /// The pages at the database's position can't be read now; they can after the next transaction.
+    #[error("{db}: a transaction is under way that leaves no trace of what was there before")]
+    Unsettled {
+        /// The database.
+        db: DbName,
+    },
+    /// What a primary has sent isn't a valid LTX file, or didn't come whole.
+    #[error("{db}: receive transaction")]
+    Received {
+        /// The database.
+        db: DbName,
+        /// Why.
+        source: ltx::DecodeError,
+    },
+    /// A page that an open snapshot still needed was overwritten, and the old one couldn't be kept.
+    #[error("{db}: snapshot lost a page to a writer")]
+    SnapshotLost {
+        /// The database.
+        db: DbName,
+        /// Why it couldn't be kept.
+        source: io::Error,
+    },
+    /// A snapshot's reader took no more.
+    #[error("{db}: write snapshot")]
+    Output {
+        /// The database.
+        db: DbName,
+        /// What it said.
+        source: io::Error,
+    },
     /// A node keeps the cluster ID that it has.
     #[error("this node belongs to cluster {local}, not to {other}")]
     OtherCluster {
@@ -205,16 +235,20 @@ impl Error {
             Error::Exists { .. } => ErrorKind::Exists,
             Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
             Error::Invalid { .. } | Error::OtherCluster { .. } => ErrorKind::InvalidInput,
-            Error::Locked { .. } => ErrorKind::Busy,
+            Error::Locked { .. } | Error::Unsettled { .. } => ErrorKind::Busy,
             Error::Header { .. }
             | Error::PositionMismatch { .. }
             | Error::ChecksumMismatch { .. }
             | Error::LogLost { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
-            Error::Io { .. } | Error::Log { .. } | Error::Encode { .. } | Error::Decode { .. } => {
-                self.io().map_or(ErrorKind::Corrupt, io_kind)
-            }
+            Error::Io { .. }
+            | Error::Log { .. }
+            | Error::Encode { .. }
+            | Error::Decode { .. }
+            | Error::Received { .. }
+            | Error::SnapshotLost { .. }
+            | Error::Output { .. } => self.io().map_or(ErrorKind::Corrupt, io_kind),
         }
     }
 

@@ -35,7 +35,7 @@
 //! | [`types`] | transaction IDs, page numbers, checksums, positions |
 //! | [`ltx`], [`sqlite`] | file formats, pure: no files, no clock |
 //! | [`log`] | the transaction log: segments of LTX |
-//! | [`db`] | capture, recovery, verification of one database |
+//! | [`db`] | capture, recovery, verification, snapshots, history of one database |
 //! | [`store`] | a data directory |
 //! | [`authority`] | whether this node may write |
 //! | [`cluster`] | leads or follows, as the lease says |
@@ -53,6 +53,7 @@
 //! | staged | logged, while a rollback journal still decides |
 //! | orphan | logged, but forgotten by SQLite: the app died before the wal-index showed it |
 //! | segment | one file of the log |
+//! | snapshot | the whole database at a position, readable while it changes |
 
 #![forbid(unsafe_code)]
 

@@ -22,6 +22,8 @@ pub struct Txid(NonZeroU64);
 impl Txid {
     /// The first transaction of every database.
     pub const FIRST: Txid = Txid(NonZeroU64::MIN);
+    /// The last that there can be.
+    pub const MAX: Txid = Txid(NonZeroU64::MAX);
 
     /// `None` for 0, which on the wire means "no transaction".
     pub const fn new(raw: u64) -> Option<Txid> {

@@ -28,13 +28,15 @@ use nix::unistd::{getegid, geteuid};
 
 use crate::caps::{self, MAX_REQUEST};
 use crate::handles::Backings;
-use crate::ops::{Attr, Caching, Found, NAME_MAX, Opened, Ops};
+use crate::ops::{Attr, Caching, Caller, Found, NAME_MAX, Opened, Ops};
+use crate::peer::Callers;
 use crate::session::Passthrough;
 
 /// The file system as `fuser` wants it.
 #[derive(Debug)]
 pub(crate) struct LiteFs {
     ops: Ops,
+    callers: Arc<Callers>,
     backings: Backings<BackingId>,
     passthrough: Passthrough,
     started: SystemTime,
@@ -47,13 +49,18 @@ pub(crate) struct LiteFs {
 impl LiteFs {
     pub(crate) fn new(
         ops: Ops,
+        callers: Arc<Callers>,
         started: SystemTime,
         passthrough: Passthrough,
         debug: bool,
     ) -> LiteFs {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
         let backings = Backings::new(false);
-        LiteFs { ops, backings, passthrough, started, uid, gid, debug }
+        LiteFs { ops, callers, backings, passthrough, started, uid, gid, debug }
+    }
+
+    fn caller(&self, request: &Request) -> Caller {
+        if self.callers.contains(request.pid()) { Caller::Engine } else { Caller::Application }
     }
 
     /// Runs one operation, catches its panic, logs it.
@@ -183,8 +190,9 @@ impl Filesystem for LiteFs {
         }
     }
 
-    fn open(&self, _: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.run("open", number, || self.ops.open(number.0, writable(flags.0))) {
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let open = || self.ops.open(number.0, writable(flags.0), self.caller(request));
+        match self.run("open", number, open) {
             Ok(opened) => {
                 let fh = FileHandle(opened.handle);
                 match self.backing(number.0, &opened, |fd| reply.open_backing(fd)) {
@@ -198,7 +206,7 @@ impl Filesystem for LiteFs {
 
     fn create(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         _mode: u32,
@@ -207,7 +215,9 @@ impl Filesystem for LiteFs {
         reply: ReplyCreate,
     ) {
         let exclusive = OFlag::from_bits_truncate(flags).contains(OFlag::O_EXCL);
-        let create = || self.ops.create(parent.0, name.to_str(), exclusive, writable(flags));
+        let caller = self.caller(request);
+        let create =
+            || self.ops.create(parent.0, name.to_str(), exclusive, writable(flags), caller);
         match self.run("create", parent, create) {
             // One time-out for both: the attributes last longer than elsewhere, until the first write.
             Ok((attr, ttl, opened)) => {
@@ -356,8 +366,9 @@ impl Filesystem for LiteFs {
         answer(reply, self.run("fsyncdir", number, || self.ops.sync_root()));
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, self.run("unlink", parent, || self.ops.unlink(parent.0, name.to_str())));
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let unlink = || self.ops.unlink(parent.0, name.to_str(), self.caller(request));
+        answer(reply, self.run("unlink", parent, unlink));
     }
 
     fn statfs(&self, _: &Request, number: INodeNo, reply: ReplyStatfs) {

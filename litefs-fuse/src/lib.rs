@@ -23,6 +23,7 @@ mod handles;
 mod node;
 mod notify;
 mod ops;
+mod peer;
 mod session;
 mod special;
 

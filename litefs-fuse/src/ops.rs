@@ -87,6 +87,15 @@ pub(crate) enum Caching {
     Never,
 }
 
+/// On whose behalf a request comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A program that uses the mount.
+    Application,
+    /// The engine, as one more process of SQLite: see [`crate::peer`].
+    Engine,
+}
+
 /// One line of the directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DirEntry {
@@ -171,7 +180,7 @@ impl Ops {
     }
 
     /// OPEN.
-    pub(crate) fn open(&self, number: u64, writable: bool) -> Result<Opened> {
+    pub(crate) fn open(&self, number: u64, writable: bool, caller: Caller) -> Result<Opened> {
         let node = self.node(number)?;
         let MountName::File(db, kind) = &node.what else {
             special(&self.store, &node.what).ok_or(Errno::ESTALE)?;
@@ -181,7 +190,11 @@ impl Ops {
         if !self.is_current(&node) {
             return Err(Errno::ESTALE);
         }
-        let opened = self.database(db)?.open_file(*kind, OpenHow::Existing);
+        let database = self.database(db)?;
+        let opened = match caller {
+            Caller::Application => database.open_file(*kind, OpenHow::Existing),
+            Caller::Engine => database.open_own_file(*kind, false),
+        };
         match opened.map_err(|e| errno("open", &node.name, &e)) {
             Ok(file) => Ok(self.opened(node, file, writable)),
             // It went without the kernel's knowledge: let it look again.
@@ -197,18 +210,25 @@ impl Ops {
         name: Option<&str>,
         exclusive: bool,
         writable: bool,
+        caller: Caller,
     ) -> Result<(Attr, Duration, Opened)> {
         let (name, what) = parse(parent, name)?.ok_or(Errno::EINVAL)?;
         // Never ENOSYS for special files: the kernel would send no CREATE for any file again.
         let MountName::File(db, kind) = &what else { return Err(Errno::EACCES) };
         let kind = *kind;
         let failed = |e: Error| errno("create", name, &e);
-        let database = match kind {
-            FileKind::Database => self.store.create_database(db).map_err(failed)?,
+        let database = match (kind, caller) {
+            (FileKind::Database, Caller::Application) => {
+                self.store.create_database(db).map_err(failed)?
+            }
             _ => self.store.database(db).ok_or(Errno::ENOENT)?,
         };
         let how = if exclusive { OpenHow::CreateNew } else { OpenHow::Create };
-        let file = database.open_file(kind, how).map_err(failed)?;
+        let file = match caller {
+            Caller::Application => database.open_file(kind, how),
+            Caller::Engine => database.open_own_file(kind, true),
+        };
+        let file = file.map_err(failed)?;
         let len = file.len().map_err(failed)?;
         let node = self.nodes.lock().create(name, what);
         let attr = Attr { number: node.number, ..self.file_attr(kind, len) };
@@ -275,11 +295,15 @@ impl Ops {
     }
 
     /// UNLINK.
-    pub(crate) fn unlink(&self, parent: u64, name: Option<&str>) -> Result<()> {
+    pub(crate) fn unlink(&self, parent: u64, name: Option<&str>, caller: Caller) -> Result<()> {
         let (name, what) = parse(parent, name)?.ok_or(Errno::ENOENT)?;
         let MountName::File(db, kind) = &what else { return Err(Errno::EACCES) };
         let database = self.store.database(db).ok_or(Errno::ENOENT)?;
-        database.unlink(*kind).map_err(|e| errno("unlink", name, &e))?;
+        let unlinked = match caller {
+            Caller::Application => database.unlink(*kind),
+            Caller::Engine => database.unlink_own_file(*kind),
+        };
+        unlinked.map_err(|e| errno("unlink", name, &e))?;
         self.nodes.lock().detach(name);
         if *kind == FileKind::Database {
             self.notifier.companions_dropped(db);

@@ -35,6 +35,7 @@ use crate::fs::LiteFs;
 use crate::node::Nodes;
 use crate::notify::{self, Notifier};
 use crate::ops::Ops;
+use crate::peer::{Callers, MountPeer};
 
 /// How to mount.
 #[derive(Debug, Clone)]
@@ -80,6 +81,7 @@ pub enum Passthrough {
 /// ```
 #[derive(Debug)]
 pub struct Mount {
+    store: Arc<Store>,
     dir: PathBuf,
     unmounter: SessionUnmounter,
     notifier: Notifier,
@@ -179,14 +181,16 @@ pub enum MountError {
 }
 
 impl MountOptions {
-    /// Mounts at `dir`, otherwise as usual: four threads, for the owner only.
+    /// Mounts at `dir`, otherwise as usual: for the owner only, with a thread for each CPU, but at least two
+    /// and at most four. Idle threads aren't free: the kernel wakes the one that has slept longest, so a
+    /// lone writer with many of them finds each request handled on another CPU.
     pub fn new(dir: impl Into<PathBuf>) -> MountOptions {
         MountOptions {
             dir: dir.into(),
             allow_other: false,
             debug: false,
             passthrough: Passthrough::Auto,
-            threads: 4,
+            threads: thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)),
             skip_unmount: false,
         }
     }
@@ -240,8 +244,9 @@ impl Mount {
         let nodes = Arc::new(Mutex::new(Nodes::new(SystemTime::now())));
         let (queue, notices) = mpsc::channel();
         let notifier = Notifier::new(nodes.clone(), queue);
-        let ops = Ops::new(store, nodes, notifier.clone());
-        let fs = LiteFs::new(ops, started, options.passthrough, options.debug);
+        let callers = Arc::new(Callers::default());
+        let ops = Ops::new(store.clone(), nodes, notifier.clone());
+        let fs = LiteFs::new(ops, callers.clone(), started, options.passthrough, options.debug);
 
         let mut session =
             Session::new(fs, &dir, &config(&options)).map_err(|e| explain(&dir, e))?;
@@ -249,7 +254,7 @@ impl Mount {
         let kernel = session.notifier();
         let (serving, ended) = mpsc::channel();
         let mut mount =
-            Mount { dir: dir.clone(), unmounter, notifier, device: 0, ended, open: true };
+            Mount { store, dir: dir.clone(), unmounter, notifier, device: 0, ended, open: true };
         notify::spawn(kernel, notices).map_err(failed)?;
         let serve = move || {
             if let Err(err) = session.run() {
@@ -264,11 +269,14 @@ impl Mount {
         if mount.device == before {
             return Err(failed(io::ErrorKind::NotConnected.into()));
         }
+        mount.store.attach_peer(Arc::new(MountPeer::new(dir, callers)));
         Ok(mount)
     }
 
     fn close(&mut self) -> Result<Unmounted, MountError> {
         self.open = false;
+        // The engine's own files would keep the mount busy.
+        self.store.detach_peer();
         if self.wait(Duration::ZERO) {
             // Somebody else unmounted it.
             return Ok(Unmounted { lazy: false });

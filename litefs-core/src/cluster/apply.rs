@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::queue::{Inbox, Step};
+use crate::db::Applied;
 use crate::error::{Error, chain};
 use crate::http::frames::Frame;
 use crate::ltx::Timestamp;
@@ -26,8 +27,8 @@ use crate::types::DbName;
 pub(super) trait Target {
     /// Logs an LTX file.
     fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error>;
-    /// Brings SQLite's files to the end of the log.
-    fn apply(&mut self, db: &DbName) -> Result<(), Error>;
+    /// Brings SQLite's files to the end of the log, if nobody's locks are in the way.
+    fn apply(&mut self, db: &DbName) -> Result<Applied, Error>;
     /// All that the primary had when the stream began is there.
     fn ready(&mut self);
     /// What the primary had at that time is there.
@@ -46,8 +47,8 @@ impl Target for StoreTarget {
         self.store.replica_database(db)?.receive(ltx).map(drop)
     }
 
-    fn apply(&mut self, db: &DbName) -> Result<(), Error> {
-        self.store.database(db).map_or(Ok(()), |db| db.apply_pending())
+    fn apply(&mut self, db: &DbName) -> Result<Applied, Error> {
+        self.store.database(db).map_or(Ok(Applied::All), |db| db.apply_pending())
     }
 
     fn ready(&mut self) {
@@ -62,7 +63,8 @@ impl Target for StoreTarget {
 /// Runs until the stream ends or must be left. What was received is applied in either case.
 pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<(), Error> {
     let (received, failed) = (BTreeSet::new(), BTreeMap::new());
-    let mut run = Run { inbox, target, received, latest: None, since: None, failed };
+    let readiness = Readiness::Unknown;
+    let mut run = Run { inbox, target, received, latest: None, since: None, failed, readiness };
     let ended = run.all();
     run.apply();
     ended
@@ -77,6 +79,16 @@ struct Run<T> {
     /// When the oldest of these came.
     since: Option<Instant>,
     failed: BTreeMap<DbName, Failed>,
+    readiness: Readiness,
+}
+
+/// Whether all is there that the primary had when the stream began.
+#[derive(PartialEq)]
+enum Readiness {
+    Unknown,
+    /// It has been sent, but isn't applied.
+    Due,
+    Told,
 }
 
 struct Failed {
@@ -86,7 +98,6 @@ struct Failed {
 
 impl<T: Target> Run<T> {
     fn all(&mut self) -> Result<(), Error> {
-        let mut is_ready = false;
         while let Some(step) = self.inbox.next() {
             // Bytes outside of a file don't come from the decoder.
             let Step::Frame(frame) = step else { continue };
@@ -96,21 +107,21 @@ impl<T: Target> Run<T> {
                     let old = self.since.is_some_and(|since| since.elapsed() > MAX_DELAY);
                     if old || !self.inbox.has_file() {
                         self.apply();
-                        if let Some(latest) = self.latest.take().filter(|_| is_ready) {
-                            self.target.heard(latest);
+                        // Before, others may still be missing.
+                        if self.readiness == Readiness::Told
+                            && let Some(latest) = self.latest.take()
+                        {
+                            self.heard(latest);
                         }
                     }
                 }
                 Frame::Ready => {
+                    self.readiness = Readiness::Due;
                     self.apply();
-                    is_ready = self.failed.is_empty();
-                    if is_ready {
-                        self.target.ready();
-                    }
                 }
                 Frame::Heartbeat { timestamp } => {
                     self.apply();
-                    self.target.heard(timestamp);
+                    self.heard(timestamp);
                     self.leave_for_failed()?;
                 }
                 Frame::DropDb { name } => {
@@ -152,9 +163,24 @@ impl<T: Target> Run<T> {
     fn apply(&mut self) {
         self.since = None;
         for name in std::mem::take(&mut self.received) {
-            if let Err(error) = self.target.apply(&name) {
-                note(&mut self.failed, name, error);
+            match self.target.apply(&name) {
+                Ok(Applied::All) => {}
+                // The next frame comes within a second: a heartbeat, if nothing else.
+                Ok(Applied::Waiting) => drop(self.received.insert(name)),
+                Err(error) => note(&mut self.failed, name, error),
             }
+        }
+        let all = self.received.is_empty() && self.failed.is_empty();
+        if all && self.readiness == Readiness::Due {
+            self.readiness = Readiness::Told;
+            self.target.ready();
+        }
+    }
+
+    /// What isn't applied yet shows as lag.
+    fn heard(&mut self, timestamp: Timestamp) {
+        if self.received.is_empty() {
+            self.target.heard(timestamp);
         }
     }
 

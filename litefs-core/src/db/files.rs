@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::env::{File, OpenMode};
 use crate::error::{Error, IoContext};
 use crate::sqlite::{JournalHeader, is_hot_header};
+use crate::types::PageSize;
 
 use super::Database;
 use super::capture::Capture;
@@ -36,6 +37,8 @@ pub struct OpenFile {
     file: Arc<dyn File>,
     /// Whether this handle wrote to the database file since its last capture.
     wrote: AtomicBool,
+    /// Whether the engine itself has it open: what it writes is in the log already.
+    own: bool,
 }
 
 impl Database {
@@ -57,7 +60,46 @@ impl Database {
                 file
             }
         };
-        Ok(OpenFile { db: Arc::clone(self), kind, file, wrote: AtomicBool::new(false) })
+        Ok(OpenFile { db: Arc::clone(self), kind, file, wrote: AtomicBool::new(false), own: false })
+    }
+
+    /// Opens a file for the engine itself, which a frontend does when a [`super::Peer`] asks for it: nobody's
+    /// right to write is checked, and nothing that is written is captured.
+    ///
+    /// # Errors
+    /// `NotFound` unless `create`; I/O errors.
+    pub fn open_own_file(
+        self: &Arc<Self>,
+        kind: FileKind,
+        create: bool,
+    ) -> Result<OpenFile, Error> {
+        let mut files = self.files.lock();
+        let file = match files.get(kind) {
+            Some(file) => file,
+            None => {
+                let mode = if create { OpenMode::Create } else { OpenMode::Existing };
+                let file = self.env.open(&self.paths.file(kind), mode);
+                let file = file.map_err(|e| self.open_error(e, "open", kind))?;
+                self.names_changed.store(true, Ordering::Release);
+                files.set(kind, Arc::clone(&file));
+                file
+            }
+        };
+        Ok(OpenFile { db: Arc::clone(self), kind, file, wrote: AtomicBool::new(false), own: true })
+    }
+
+    /// Removes a file's name for the engine itself.
+    ///
+    /// # Errors
+    /// `NotFound`; I/O errors.
+    pub fn unlink_own_file(&self, kind: FileKind) -> Result<(), Error> {
+        let mut capture = self.capture.lock();
+        let c = &mut *capture;
+        if kind == FileKind::Wal && c.wal.is_some() {
+            let wal = self.file(FileKind::Wal)?;
+            self.before_wal_truncate(c, wal.as_ref(), 0)?;
+        }
+        self.remove(kind)
     }
 
     /// Size of a file in bytes; `None` if it doesn't exist.
@@ -100,6 +142,7 @@ impl Database {
                 self.before_journal_end(c)?;
             }
             FileKind::Wal if c.wal.is_some() => {
+                self.writable()?;
                 let wal = self.file(FileKind::Wal)?;
                 self.before_wal_truncate(c, wal.as_ref(), 0)?;
             }
@@ -229,6 +272,9 @@ impl OpenFile {
             return Ok(());
         }
         self.trace("write", offset, data.len() as u64);
+        if self.own {
+            return self.write_own(data, offset);
+        }
         match self.kind {
             FileKind::Shm | FileKind::Super(_) => self.put(data, offset),
             FileKind::Database => self.write_page(data, offset),
@@ -244,15 +290,19 @@ impl OpenFile {
     pub fn truncate(&self, len: u64) -> Result<(), Error> {
         self.trace("truncate", 0, len);
         let (db, path) = (&self.db, self.db.paths.file(self.kind));
-        let set_len = || self.file.set_len(len).at("truncate", path);
+        let set_len = || self.file.set_len(len).at("truncate", &path);
         if matches!(self.kind, FileKind::Shm | FileKind::Super(_)) {
             return set_len();
         }
         let mut capture = db.capture.lock();
-        if !self.is_current() {
+        let c = &mut *capture;
+        if self.own && self.kind == FileKind::Wal {
+            db.before_wal_truncate(c, self.file.as_ref(), len)?;
+        }
+        if self.own || !self.is_current() {
+            c.snapshots.before_change(&self.file, len..u64::MAX);
             return set_len();
         }
-        let c = &mut *capture;
         match self.kind {
             FileKind::Database => {
                 if self.file.len().at("stat", db.paths.database())? == len {
@@ -261,6 +311,7 @@ impl OpenFile {
                 db.writable()?;
                 db.before_truncate(c, len)?;
                 self.wrote.store(true, Ordering::Relaxed);
+                c.snapshots.before_change(&self.file, len..u64::MAX);
                 set_len()
             }
             FileKind::Journal if len < JournalHeader::MAGIC.len() as u64 && c.journal_hot => {
@@ -269,11 +320,13 @@ impl OpenFile {
                 set_len()?;
                 db.after_journal_end(c)
             }
-            FileKind::Wal => {
+            FileKind::Wal if self.file.len().at("stat", &path)? != len => {
+                db.writable()?;
                 db.before_wal_truncate(c, self.file.as_ref(), len)?;
+                c.snapshots.before_change(&self.file, len..u64::MAX);
                 set_len()
             }
-            FileKind::Journal | FileKind::Shm | FileKind::Super(_) => set_len(),
+            FileKind::Wal | FileKind::Journal | FileKind::Shm | FileKind::Super(_) => set_len(),
         }
     }
 
@@ -285,6 +338,7 @@ impl OpenFile {
         self.trace("sync", 0, 0);
         let db = &self.db;
         match self.kind {
+            _ if self.own => self.sync_file(),
             FileKind::Database if self.is_current() => {
                 let mut capture = db.capture.lock();
                 self.capture_written(&mut capture)?;
@@ -329,15 +383,36 @@ impl OpenFile {
         }
     }
 
+    fn write_own(&self, data: &[u8], offset: u64) -> Result<(), Error> {
+        let mut capture = self.db.capture.lock();
+        let c = &mut *capture;
+        match self.kind {
+            FileKind::Database => {
+                self.overwrite(c, data, offset)?;
+                let page_len = c.page_size.map_or(data.len(), PageSize::as_usize);
+                for (page, at) in data.chunks(page_len).zip((offset..).step_by(page_len)) {
+                    self.db.after_page_write(c, page, at);
+                }
+                Ok(())
+            }
+            FileKind::Wal => {
+                self.db.before_wal_write(c, self.file.as_ref(), data, offset)?;
+                self.overwrite(c, data, offset)?;
+                self.db.after_own_wal_write(c, self.file.as_ref())
+            }
+            FileKind::Shm | FileKind::Journal | FileKind::Super(_) => self.put(data, offset),
+        }
+    }
+
     fn write_page(&self, data: &[u8], offset: u64) -> Result<(), Error> {
         let mut capture = self.db.capture.lock();
         if !self.is_current() {
-            return self.put(data, offset);
+            return self.overwrite(&mut capture, data, offset);
         }
         self.db.writable()?;
         self.db.before_page_write(&mut capture, self.file.as_ref(), data, offset)?;
         self.wrote.store(true, Ordering::Relaxed);
-        self.put(data, offset)?;
+        self.overwrite(&mut capture, data, offset)?;
         self.db.after_page_write(&mut capture, data, offset);
         Ok(())
     }
@@ -368,18 +443,24 @@ impl OpenFile {
 
     fn write_wal(&self, data: &[u8], offset: u64) -> Result<(), Error> {
         let mut capture = self.db.capture.lock();
+        let c = &mut *capture;
         if !self.is_current() {
-            return self.put(data, offset);
+            return self.overwrite(c, data, offset);
         }
         self.db.writable()?;
-        let c = &mut *capture;
         self.db.before_wal_write(c, self.file.as_ref(), data, offset)?;
-        self.put(data, offset)?;
+        self.overwrite(c, data, offset)?;
         self.db.after_wal_write(c, &self.file, offset + data.len() as u64)
     }
 
     fn trace(&self, op: &'static str, offset: u64, len: u64) {
         tracing::trace!(target: TRACE_TARGET, db = %self.db.name, file = ?self.kind, offset, len, "{op}");
+    }
+
+    /// Writes to a file that snapshots may be reading.
+    fn overwrite(&self, c: &mut Capture, data: &[u8], offset: u64) -> Result<(), Error> {
+        c.snapshots.before_change(&self.file, offset..offset + data.len() as u64);
+        self.put(data, offset)
     }
 
     fn put(&self, data: &[u8], offset: u64) -> Result<(), Error> {

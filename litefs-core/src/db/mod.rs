@@ -12,11 +12,13 @@
 //!
 //! | # | lock | guards | blocks on disk? |
 //! |---|---|---|---|
+//! | 0 | `apply` | receiving and applying; taken by those who work on behalf of a primary, never by a frontend | yes, and on SQLite's locks |
 //! | 1 | `capture` | what SQLite has done since the last transaction, and every change of the files | yes |
 //! | 2 | `files` | the open backing files | only for open and remove |
 //! | 3 | `log` | the log, and taking jobs out of the queue | yes |
 //! | 4 | `queue` | jobs that wait for the log | no |
 //! | 5 | `published`, `health` | what others see | no |
+//! | 6 | a snapshot's `kept` | old pages that it still needs | writing them, if there are many |
 //!
 //! Reads of pages take none. Never touch the mount or await while holding one: a frontend's callback may
 //! be what we wait for.
@@ -30,6 +32,7 @@ mod history;
 mod known;
 mod names;
 mod pages;
+mod peer;
 mod plan;
 mod playback;
 mod recover;
@@ -53,14 +56,18 @@ use crate::sqlite::DbHeader;
 use crate::store::{Changes, DbPaths, Event};
 use crate::types::{Checksum, DbName, PageCount, PageSize, Pos};
 
+use apply::Applier;
 use capture::Capture;
 use encode::{Job, LogWriter, Queue};
 use pages::PageFiles;
 use plan::{Logged, Plan, WalPages};
 
+pub use apply::Applied;
 pub use files::{OpenFile, OpenHow};
 pub use history::{History, Next};
 pub use names::{FileKind, MountName, SuperSuffix};
+pub(crate) use peer::PeerSlot;
+pub use peer::{ByteLock, Peer, PeerFile};
 pub use snapshot::Snapshot;
 pub use verify::VerifyReport;
 pub(crate) use worker::Worker;
@@ -96,6 +103,10 @@ pub struct Database {
     options: Arc<DbOptions>,
     authority: Arc<Authority>,
     worker: Worker,
+    peers: Arc<PeerSlot>,
+    apply: Mutex<Applier>,
+    /// Whether files and log were found to differ, so that only a snapshot helps.
+    diverged: AtomicBool,
     capture: Mutex<Capture>,
     files: Mutex<OpenFiles>,
     log: Mutex<LogWriter>,
@@ -148,6 +159,7 @@ impl Database {
         options: Arc<DbOptions>,
         authority: Arc<Authority>,
         worker: Worker,
+        peers: Arc<PeerSlot>,
     ) -> Arc<Database> {
         let mark = clean::Mark::read(env.as_ref(), &paths).ok().flatten();
         let hint = mark.as_ref().map(|m| m.tail);
@@ -165,6 +177,9 @@ impl Database {
             options,
             authority,
             worker,
+            peers,
+            apply: Mutex::default(),
+            diverged: AtomicBool::new(false),
             capture: Mutex::default(),
             files: Mutex::default(),
             log: Mutex::new(LogWriter::new(log)),
@@ -273,15 +288,18 @@ impl Database {
     }
 
     fn publish(&self, c: &Capture) {
-        let now = self.env.now();
-        *self.published.write() = Published { logged: c.logged, committed_at: Some(now) };
-        let Logged { pos: Some(pos), page_size, count: commit } = c.logged else { return };
+        self.publish_at(c.logged, self.env.now());
+    }
+
+    fn publish_at(&self, logged: Logged, committed_at: SystemTime) {
+        *self.published.write() = Published { logged, committed_at: Some(committed_at) };
+        let Logged { pos: Some(pos), page_size, count: commit } = logged else { return };
         self.options.changes.emit(|| Event::Tx {
             db: self.name.clone(),
             pos,
             page_size,
             commit,
-            timestamp: now,
+            timestamp: committed_at,
         });
         // A transaction that the log lacks is told by whoever appends it.
         if self.appended.load(Ordering::Acquire) == pos.txid.as_u64() {
@@ -398,7 +416,8 @@ impl Database {
         // The database file goes first: without it, recovery takes the others for remains.
         self.remove(FileKind::Database)?;
         self.remove_remains()?;
-        *c = Capture { logged: c.logged, ..Capture::default() };
+        let snapshots = std::mem::take(&mut c.snapshots);
+        *c = Capture { logged: c.logged, snapshots, ..Capture::default() };
         self.publish(c);
         self.sync_dir()
     }

@@ -25,6 +25,19 @@ pub enum FileKind {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SuperSuffix([u8; 9]);
 
+impl FileKind {
+    /// The name of this file of `db` in the mount.
+    pub fn name_in_mount(self, db: &DbName) -> String {
+        match self {
+            FileKind::Database => db.to_string(),
+            FileKind::Journal => format!("{db}-journal"),
+            FileKind::Wal => format!("{db}-wal"),
+            FileKind::Shm => format!("{db}-shm"),
+            FileKind::Super(suffix) => format!("{db}-mj{}", suffix.as_str()),
+        }
+    }
+}
+
 /// What a name in the mount stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountName {

@@ -176,7 +176,8 @@ impl View<'_> {
         }
     }
 
-    fn sum_now(&self, pgno: Pgno, buf: &mut [u8]) -> Result<Checksum, Error> {
+    /// The page's checksum as it is now.
+    pub(super) fn sum_now(&self, pgno: Pgno, buf: &mut [u8]) -> Result<Checksum, Error> {
         match self.tx.get(&pgno).or_else(|| self.wal.get(&pgno)) {
             Some(page) => Ok(page.sum),
             None => self.files.sum(pgno, Source::Database, buf).at("read", self.db.as_str()),

@@ -27,6 +27,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -65,9 +66,11 @@ impl Database {
             let log = self.paths.dir().join("log");
             return Err(Error::LogLost { db: self.name.clone(), got: c.logged.pos, want, log });
         }
+        let replaced = self.finish_image()?;
+        let redo = self.to_redo()?;
         let trusted = match mark {
-            Some(mark) => self.is_as_marked(c, &mark)?,
-            None => false,
+            Some(mark) if !replaced && redo.is_none() => self.is_as_marked(c, &mark)?,
+            _ => false,
         };
         if !trusted {
             self.unmark_clean()?;
@@ -75,6 +78,11 @@ impl Database {
             self.roll_back_journal(last.as_ref())?;
             let last = self.log.lock().log.last().cloned();
             c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
+        }
+        if let Some(from) = redo {
+            tracing::warn!(db = %self.name, txid = %from, "writes pages again that were being written at the last end");
+            self.write_pages(&self.logged_pages(from)?, c.logged)?;
+            self.end_redo()?;
         }
         if c.logged.pos.is_none() && self.log.lock().log.was_cut() {
             tracing::warn!(db = %self.name, "the log holds no whole transaction; a new history begins");
@@ -268,7 +276,7 @@ impl Database {
             return Ok(false);
         }
         let mut logged = None;
-        self.each_logged_page(Txid::FIRST, |_, pgno, page| {
+        self.each_logged_page(Txid::FIRST..=Txid::MAX, |_, pgno, page| {
             if pgno == Pgno::FIRST {
                 logged = DbHeader::decode(page).ok();
             }
@@ -288,7 +296,7 @@ impl Database {
     /// The newest version of each page in the records from `from` on: which record has it.
     fn logged_pages(&self, from: Txid) -> Result<LoggedPages, Error> {
         let mut pages = LoggedPages::new();
-        self.each_logged_page(from, |txid, pgno, page| {
+        self.each_logged_page(from..=Txid::MAX, |txid, pgno, page| {
             pages.insert(pgno, LoggedPage { txid, sum: page_checksum(pgno, page) });
             Ok(())
         })?;
@@ -302,7 +310,7 @@ impl Database {
         let file = self.file(FileKind::Database)?;
         let first = pages.values().map(|page| page.txid).min();
         if let Some(first) = first {
-            self.each_logged_page(first, |txid, pgno, page| {
+            self.each_logged_page(first..=Txid::MAX, |txid, pgno, page| {
                 let newest = pages.get(&pgno).is_some_and(|p| p.txid == txid);
                 if newest && logged.count.contains(pgno) {
                     file.write_at(page, pgno.offset(page_size)).at("write", &path)?;
@@ -314,18 +322,23 @@ impl Database {
         file.sync().at("sync", &path)
     }
 
-    fn each_logged_page(
+    /// Hands out every page in the records from `from` on, oldest first.
+    pub(super) fn each_logged_page(
         &self,
-        from: Txid,
+        txids: RangeInclusive<Txid>,
         mut page: impl FnMut(Txid, Pgno, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let records = {
             let writer = self.log.lock();
+            let from = *txids.start();
             let from = from.max(writer.log.first_txid().unwrap_or(from));
             writer.log.records(from).map_err(|e| self.log_error(e))?
         };
         for record in records {
             let (meta, blob) = record.map_err(|e| self.log_error(e))?;
+            if meta.max_txid > *txids.end() {
+                break;
+            }
             if meta.kind == RecordKind::PositionOnly {
                 continue;
             }

@@ -72,6 +72,11 @@ impl Undo {
         Ok(())
     }
 
+    /// The file, in the form of a rollback journal.
+    pub(super) fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
     /// The change is in the log.
     pub(super) fn remove(self, env: &dyn Env) -> io::Result<()> {
         env.remove_file(&self.path)

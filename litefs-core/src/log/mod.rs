@@ -152,8 +152,10 @@ impl OpenSegment {
 struct Index(Vec<(Txid, u64)>);
 
 impl Index {
+    const SPACING: u64 = 64 * 1024;
+
     fn add(&mut self, min_txid: Txid, offset: u64) {
-        if self.0.last().is_none_or(|(_, last)| offset - last >= reader::Window::LEN) {
+        if self.0.last().is_none_or(|(_, last)| offset - last >= Index::SPACING) {
             self.0.push((min_txid, offset));
         }
     }

@@ -1,7 +1,8 @@
 //! Reading: from file to records ([`Cursor`]), over all files ([`Records`]), and the bytes of one blob ([`BlobReader`]).
 //!
-//! A cursor hops from header to header through a window of 64 KiB; blobs longer than the window are
-//! skipped unread. Nothing here decides what a flaw means: recovery cuts, a reader reports.
+//! A cursor goes from header to header through a window of 256 KiB. A blob that fits the window comes out of it, so that
+//! many small records cost few reads; a longer one is skipped, and read in the pieces that its reader asks for.
+//! Nothing here decides what a flaw means: recovery cuts, a reader reports.
 //!
 //! There is no index on disk. Finding a transaction in a sealed segment of 4 MiB means hopping over some
 //! 8000 records, which takes about a millisecond from the page cache (`hopping_a_segment`, below the tests),
@@ -9,7 +10,7 @@
 //! sparse index in memory.
 //!
 //! Invariant: a [`Records`] sees the log as it was when it was made. Later appends, retention and segment changes
-//! don't disturb it. Only a record that [`super::TxLog::drop_last`] takes away while it is read fails, by its check.
+//! don't disturb it. Only a long record that [`super::TxLog::drop_last`] takes away while it is read fails, by its check.
 
 use std::io;
 use std::sync::Arc;
@@ -54,13 +55,24 @@ impl Records {
             if frame.ltx.max_txid < self.from {
                 continue;
             }
+            let ahead = cursor.ahead(&frame)?;
             let meta = cursor.meta(&frame)?;
             if self.previous.as_ref().is_some_and(|last| meta.pre() != Some(last.pos())) {
                 return Err(cursor.corrupt(frame.offset, "record doesn't follow the one before it"));
             }
             self.previous = Some(meta.clone());
-            return Ok(Some((meta, cursor.blob(&frame))));
+            return Ok(Some((meta, cursor.blob(&frame, ahead))));
         }
+    }
+}
+
+impl Records {
+    /// An upper bound of the bytes in the records that are still to come.
+    pub fn remaining_len(&self) -> u64 {
+        let here = self.cursor.as_ref().map_or(0, |c| c.window.end.saturating_sub(c.offset));
+        let begun = if self.cursor.is_none() { self.start } else { 0 };
+        let rest: u64 = self.extents.as_slice().iter().map(|extent| extent.len).sum();
+        here + rest.saturating_sub(begun)
     }
 }
 
@@ -83,6 +95,8 @@ impl Iterator for Records {
 #[derive(Debug)]
 pub struct BlobReader {
     file: Arc<dyn File>,
+    /// The whole blob, if it was read along with others.
+    ahead: io::Cursor<Vec<u8>>,
     offset: u64,
     remaining: u64,
     check: BlobCheck,
@@ -103,7 +117,10 @@ impl io::Read for BlobReader {
         if want == 0 {
             return Ok(0);
         }
-        let n = self.file.read_at(&mut buf[..want], self.offset)?;
+        let n = match self.ahead.read(&mut buf[..want])? {
+            0 => self.file.read_at(&mut buf[..want], self.offset)?,
+            n => n,
+        };
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -216,8 +233,20 @@ impl Cursor {
             .ok_or_else(|| self.corrupt(frame.offset, "no LTX trailer"))
     }
 
-    pub(super) fn blob(&self, frame: &Frame) -> BlobReader {
+    /// The record's blob, if the window can hold the record.
+    fn ahead(&mut self, frame: &Frame) -> Result<Vec<u8>, LogError> {
+        let (len, head) = (frame.end - frame.offset, (frame.end - frame.blob_len) - frame.offset);
+        if len > Window::LEN {
+            return Ok(Vec::new());
+        }
+        let record = self.window.slice(frame.offset, len);
+        let record = record.map_err(LogError::io("read", &self.segment.path))?;
+        Ok(record.map_or_else(Vec::new, |bytes| bytes[head as usize..].to_vec()))
+    }
+
+    fn blob(&self, frame: &Frame, ahead: Vec<u8>) -> BlobReader {
         BlobReader {
+            ahead: io::Cursor::new(ahead),
             file: Arc::clone(&self.window.file),
             offset: frame.blob_offset(),
             remaining: frame.blob_len,
@@ -261,7 +290,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) const LEN: u64 = 64 * 1024;
+    pub(super) const LEN: u64 = 256 * 1024;
 
     pub(super) fn new(file: Arc<dyn File>, end: u64) -> Window {
         Window { file, end, start: 0, buf: Vec::new() }

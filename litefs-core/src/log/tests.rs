@@ -312,7 +312,9 @@ fn reader_goes_on_while_the_log_is_appended_and_retained() {
 fn reader_notices_that_its_record_was_dropped() {
     let disk = new_disk();
     let mut log = open(&disk);
-    append_many(&mut log, 2);
+    append_many(&mut log, 1);
+    // Longer than what is read along with others.
+    append(&mut log, 300_000).unwrap();
     let (_, mut blob) = log.records(txid(2)).unwrap().next().unwrap().unwrap();
     log.drop_last().unwrap();
     let other = next_ltx(log.last().map(RecordMeta::pos), 1, 301);

@@ -6,6 +6,7 @@
 //! | [`journal`] | `<db>-journal` | rollback journal: what to write back, super-journal names |
 //! | [`wal`] | `<db>-wal` | header, frames, the checksum chain that says which frames count |
 //! | [`wal_index`] | `<db>-shm` | header and checkpoint information of the wal-index |
+//! | [`wal_hash`] | `<db>-shm` | which frame holds which page |
 //! | [`locks`] | | the bytes that SQLite locks |
 //!
 //! What isn't here: files, locks taken, and any decision of the engine; see the `db` modules.
@@ -16,6 +17,7 @@ pub mod header;
 pub mod journal;
 pub mod locks;
 pub mod wal;
+pub mod wal_hash;
 pub mod wal_index;
 
 pub use header::{DbHeader, DbHeaderError};

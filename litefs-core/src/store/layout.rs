@@ -12,14 +12,17 @@
 //!                 ltx/        transactions of an original data directory
 //!                 undo        pre-images of pages written without a journal
 //!                 clean       mark of a clean shutdown
+//!                 redo        note that a replica is writing pages
+//!                 image-…     a snapshot from the primary that is to be put in place
+//!                 spill       old pages for an open snapshot; its name is removed at once
 //! ```
 //!
-//! Same as the original but for the last four; its `ltx/` is read where it is.
+//! Same as the original but for the last seven; its `ltx/` is read where it is.
 
 use std::path::{Path, PathBuf};
 
 use crate::db::FileKind;
-use crate::types::DbName;
+use crate::types::{DbName, Pos};
 
 /// Paths of one data directory.
 #[derive(Debug, Clone)]
@@ -91,11 +94,34 @@ impl DbPaths {
         self.0.join("shm")
     }
 
+    /// Where a transaction from a primary is held while it comes; without a name at once.
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.0.join("incoming")
+    }
+
+    /// Where the image of a snapshot is written.
+    pub(crate) fn image_tmp(&self) -> PathBuf {
+        self.0.join("image.tmp")
+    }
+
+    /// A complete image of that position.
+    pub(crate) fn image(&self, pos: Pos) -> PathBuf {
+        self.0.join(format!("image-{}-{}", pos.txid, pos.post_apply))
+    }
+
+    pub(crate) fn redo(&self) -> PathBuf {
+        self.0.join("redo")
+    }
+
     pub(crate) fn undo(&self) -> PathBuf {
         self.0.join("undo")
     }
 
     pub(crate) fn clean(&self) -> PathBuf {
         self.0.join("clean")
+    }
+
+    pub(crate) fn spill(&self) -> PathBuf {
+        self.0.join("spill")
     }
 }

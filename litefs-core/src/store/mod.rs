@@ -22,7 +22,7 @@ use litefs_lease::{ClusterId, PrimaryInfo};
 use parking_lot::{Mutex, RwLock};
 
 use crate::authority::Authority;
-use crate::db::{Database, DbOptions, Durability, Worker};
+use crate::db::{Database, DbOptions, Durability, Peer, PeerSlot, Worker};
 use crate::env::{Env, LockGuard, OpenMode, SystemEnv};
 use crate::error::{Error, IoContext};
 use crate::log::LogOptions;
@@ -146,6 +146,7 @@ pub struct Store {
     cluster_id: Mutex<Option<ClusterId>>,
     databases: RwLock<BTreeMap<DbName, Arc<Database>>>,
     worker: Worker,
+    peers: Arc<PeerSlot>,
     retention: Mutex<Option<RetentionThread>>,
     started: SystemTime,
     _lock: LockGuard,
@@ -206,6 +207,7 @@ impl Store {
             primary_clock: AtomicI64::new(NEVER),
             databases: RwLock::default(),
             worker,
+            peers: Arc::default(),
             retention: Mutex::default(),
             started: env.now(),
             paths,
@@ -243,17 +245,30 @@ impl Store {
         if self.authority.check().is_none() {
             return Err(Error::Replica { db: name.clone() });
         }
-        self.replica_database(name)
+        self.add_database(name)
     }
 
-    /// The database of that name, made if there is none: what a replica fills from its primary.
+    /// The database of that name on a replica, made if there is none, to receive what the primary has of it.
     ///
     /// # Errors
     /// I/O errors.
     pub fn replica_database(&self, name: &DbName) -> Result<Arc<Database>, Error> {
-        if let Some(db) = self.database(name) {
-            return Ok(db);
-        }
+        self.database(name).map_or_else(|| self.add_database(name), Ok)
+    }
+
+    /// From now on SQLite's files are changed by way of a frontend, which has them open for applications.
+    pub fn attach_peer(&self, peer: Arc<dyn Peer>) {
+        self.peers.set(Some(peer));
+        self.databases().iter().for_each(|db| db.release_files());
+    }
+
+    /// The frontend is about to go: closes what is open by way of it.
+    pub fn detach_peer(&self) {
+        self.peers.set(None);
+        self.databases().iter().for_each(|db| db.release_files());
+    }
+
+    fn add_database(&self, name: &DbName) -> Result<Arc<Database>, Error> {
         let mut databases = self.databases.write();
         if let Some(db) = databases.get(name) {
             return Ok(Arc::clone(db));
@@ -456,7 +471,8 @@ impl Store {
 
     fn open_database(&self, name: DbName, paths: DbPaths) -> Arc<Database> {
         let (env, options) = (Arc::clone(&self.env), Arc::clone(&self.options));
-        Database::open(name, paths, env, options, Arc::clone(&self.authority), self.worker.clone())
+        let (authority, peers) = (Arc::clone(&self.authority), Arc::clone(&self.peers));
+        Database::open(name, paths, env, options, authority, self.worker.clone(), peers)
     }
 }
 

@@ -32,12 +32,12 @@ impl Rig {
     }
 
     fn create(&self, name: &str) -> (Attr, Opened) {
-        let (attr, _, opened) = self.ops.create(ROOT, Some(name), false, true).unwrap();
+        let (attr, _, opened) = self.ops.create(ROOT, Some(name), false, true, APP).unwrap();
         (attr, opened)
     }
 
     fn create_error(&self, name: &str) -> Option<Errno> {
-        self.ops.create(ROOT, Some(name), false, true).err()
+        self.ops.create(ROOT, Some(name), false, true, APP).err()
     }
 
     fn number(&self, name: &str) -> Option<u64> {
@@ -48,7 +48,7 @@ impl Rig {
     }
 
     fn text(&self, name: &str) -> String {
-        let opened = self.ops.open(self.number(name).unwrap(), false).unwrap();
+        let opened = self.ops.open(self.number(name).unwrap(), false, APP).unwrap();
         assert_eq!(opened.caching, Caching::Never);
         let mut buf = [0; 64];
         let count = self.ops.read(opened.handle, &mut buf, 0).unwrap();
@@ -127,7 +127,7 @@ fn absence_is_cached_only_where_nobody_but_the_kernel_creates() {
     for name in ["db-journal", "db-wal", "db-shm", "db-mj012345978"] {
         assert!(cached(name), "{name}");
     }
-    rig.ops.unlink(ROOT, Some("db")).unwrap();
+    rig.ops.unlink(ROOT, Some("db"), APP).unwrap();
     assert!(!cached("db"));
 }
 
@@ -143,7 +143,7 @@ fn names_that_cannot_be() {
         assert_eq!(rig.ops.look_up(ROOT, name.as_deref()), want, "{name:?}");
     }
     assert_eq!(rig.ops.look_up(77, Some("db")), Err(Errno::ENOTDIR));
-    assert_eq!(rig.ops.create(ROOT, None, false, true).err(), Some(Errno::EINVAL));
+    assert_eq!(rig.ops.create(ROOT, None, false, true, APP).err(), Some(Errno::EINVAL));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_cannot_be_created_says_so_without_enosys() {
         assert_eq!(rig.create_error(name), Some(want), "{name}");
     }
     rig.create("db");
-    let again = rig.ops.create(ROOT, Some("db"), true, true);
+    let again = rig.ops.create(ROOT, Some("db"), true, true, APP);
     assert_eq!(again.err(), Some(Errno::EEXIST));
     rig.store.become_replica(Some(primary()));
     assert_eq!(rig.create_error("other"), Some(Errno::EACCES));
@@ -180,10 +180,10 @@ fn what_cannot_be_unlinked() {
         ("db-lock", Errno::EACCES),
         (".lag", Errno::EACCES),
     ] {
-        assert_eq!(rig.ops.unlink(ROOT, Some(name)), Err(want), "{name}");
+        assert_eq!(rig.ops.unlink(ROOT, Some(name), APP), Err(want), "{name}");
     }
     rig.store.become_replica(Some(primary()));
-    assert_eq!(rig.ops.unlink(ROOT, Some("db")), Err(Errno::EACCES));
+    assert_eq!(rig.ops.unlink(ROOT, Some("db"), APP), Err(Errno::EACCES));
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_file_created_anew_is_another_file() {
     rig.create("db");
     let (old, old_open) = rig.create("db-journal");
     rig.ops.write(old_open.handle, b"old", 0).unwrap();
-    rig.ops.unlink(ROOT, Some("db-journal")).unwrap();
+    rig.ops.unlink(ROOT, Some("db-journal"), APP).unwrap();
     let (new, _) = rig.create("db-journal");
     assert_ne!(old.number, new.number);
     assert_eq!(new.len, 0);
@@ -201,7 +201,7 @@ fn a_file_created_anew_is_another_file() {
     let attr = rig.ops.attr(old.number, None).unwrap();
     assert_eq!((attr.len, attr.links), (3, 0));
     // Nobody can open it again: the kernel is told to look the name up.
-    assert_eq!(rig.ops.open(old.number, false).err(), Some(Errno::ESTALE));
+    assert_eq!(rig.ops.open(old.number, false, APP).err(), Some(Errno::ESTALE));
     rig.ops.release(old_open.handle);
     assert_eq!(rig.ops.attr(old.number, None), Err(Errno::ESTALE));
     assert_eq!(rig.ops.truncate(old.number, None, 0), Err(Errno::ESTALE));
@@ -216,10 +216,10 @@ fn a_drop_takes_the_companions_along() {
     let (wal, _) = rig.create("db-wal");
     let (shm, _) = rig.create("db-shm");
     let pos = rig.number("db-pos").unwrap();
-    rig.ops.unlink(ROOT, Some("db")).unwrap();
+    rig.ops.unlink(ROOT, Some("db"), APP).unwrap();
     assert_eq!(rig.notices.try_iter().count(), 2);
     for gone in [wal, shm] {
-        assert_eq!(rig.ops.open(gone.number, false).err(), Some(Errno::ESTALE));
+        assert_eq!(rig.ops.open(gone.number, false, APP).err(), Some(Errno::ESTALE));
     }
     assert_eq!(rig.number("db-wal"), None);
     assert_eq!(rig.number("db-pos"), Some(pos));
@@ -233,7 +233,7 @@ fn a_file_that_went_behind_the_kernels_back_is_looked_up_again() {
     rig.ops.release(opened.handle);
     let db = rig.store.database(&DbName::new("db").unwrap()).unwrap();
     db.unlink(FileKind::Journal).unwrap();
-    assert_eq!(rig.ops.open(journal.number, false).err(), Some(Errno::ESTALE));
+    assert_eq!(rig.ops.open(journal.number, false, APP).err(), Some(Errno::ESTALE));
     assert_eq!(rig.ops.attr(journal.number, None), Err(Errno::ESTALE));
 }
 
@@ -250,8 +250,8 @@ fn only_a_writable_database_hears_of_close() {
         let (_, opened) = rig.create(name);
         assert_eq!((opened.caching, opened.tell_close), (caching, false), "{name}");
     }
-    assert!(rig.ops.open(db.number, true).unwrap().tell_close);
-    assert!(!rig.ops.open(db.number, false).unwrap().tell_close);
+    assert!(rig.ops.open(db.number, true, APP).unwrap().tell_close);
+    assert!(!rig.ops.open(db.number, false, APP).unwrap().tell_close);
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn special_files_tell_the_state_and_take_nothing() {
     assert_eq!(rig.text(".lag"), "+2147483647\n");
 
     let pos = rig.number("db-pos").unwrap();
-    let opened = rig.ops.open(pos, true).unwrap();
+    let opened = rig.ops.open(pos, true, APP).unwrap();
     assert_eq!(rig.ops.write(opened.handle, b"x", 0), Err(Errno::EIO));
     assert_eq!(rig.ops.sync(opened.handle), Err(Errno::EIO));
     assert_eq!(rig.ops.flush(opened.handle), Ok(()));
@@ -318,7 +318,7 @@ fn special_files_tell_the_state_and_take_nothing() {
     // No primary any more: who still has the name must look again.
     let primary = rig.number(".primary").unwrap();
     rig.store.become_primary();
-    assert_eq!(rig.ops.open(primary, false).err(), Some(Errno::ESTALE));
+    assert_eq!(rig.ops.open(primary, false, APP).err(), Some(Errno::ESTALE));
     assert_eq!(rig.number(".primary"), None);
 }
 
@@ -332,3 +332,5 @@ fn modes_follow_the_role() {
     rig.store.become_replica(Some(primary()));
     assert_eq!([ROOT, db.number, wal.number].map(mode), [0o555, 0o444, 0o666]);
 }
+
+const APP: Caller = Caller::Application;

@@ -147,9 +147,20 @@ impl App {
 
 /// Replays a log from its first transaction and checks that TXIDs, checksums and pages follow one from another.
 pub fn replay(disk: &SimDisk, name: &str) -> Replayed {
+    let mut history = Vec::new();
+    let (pos, image) = replay_each(disk, name, |pos, _| history.push(pos));
+    Replayed { pos, image, history }
+}
+
+/// As [`replay`], and shows position and database after each transaction.
+pub fn replay_each(
+    disk: &SimDisk,
+    name: &str,
+    mut each: impl FnMut(Pos, &[u8]),
+) -> (Option<Pos>, Vec<u8>) {
     let log = TxLog::open(Arc::new(disk.survivor()), &db_dir(name), LogOptions::default(), None);
     let log = log.expect("the log opens");
-    let (mut image, mut last, mut history) = (Vec::new(), None, Vec::<Pos>::new());
+    let (mut image, mut last) = (Vec::new(), None);
     for record in log.records(Txid::FIRST).expect("the log begins at the first transaction") {
         let (meta, blob) = record.expect("a whole record");
         assert_ne!(meta.kind, RecordKind::PositionOnly);
@@ -167,10 +178,11 @@ pub fn replay(disk: &SimDisk, name: &str) -> Replayed {
         }
         let trailer = decoder.finish().expect("trailer");
         assert_eq!(checksum(&image, header.page_size), trailer.post_apply, "{}", meta.max_txid);
-        last = Some(Pos { txid: meta.max_txid, post_apply: trailer.post_apply });
-        history.extend(last);
+        let pos = Pos { txid: meta.max_txid, post_apply: trailer.post_apply };
+        each(pos, &image);
+        last = Some(pos);
     }
-    Replayed { pos: last, image, history }
+    (last, image)
 }
 
 /// The database as a connection sees it.

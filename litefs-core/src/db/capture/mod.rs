@@ -39,6 +39,7 @@ use super::encode::Job;
 use super::names::FileKind;
 use super::pages::{PageFiles, Source};
 use super::plan::{Dirty, Logged, Plan, View, WalPages};
+use super::snapshot::Snapshots;
 use super::undo::Undo;
 
 pub(super) use wal::{WalTail, WalTx};
@@ -59,8 +60,12 @@ pub(super) struct Capture {
     pub(super) undo: Option<Undo>,
     /// A transaction in the log that the journal still decides about.
     pub(super) staged: Option<Staged>,
+    /// What the log says of the transaction that is being applied: the WAL's next commit frame is its.
+    pub(super) applying: Option<Logged>,
     /// Whether the app has asked for an fsync since the WAL's last restart.
     pub(super) app_syncs: bool,
+    /// Snapshots that are being read: they must see each change of a file before it is made.
+    pub(super) snapshots: Snapshots,
 }
 
 /// A transaction that was logged before its journal was removed.
@@ -112,6 +117,22 @@ impl Database {
         }
         while let Some(tx) = c.advance(wal.as_ref()).at("read", self.paths.wal())? {
             self.commit_wal(c, wal, tx)?;
+        }
+        Ok(())
+    }
+
+    /// After the engine's own write to the WAL: the log has the transaction already.
+    pub(super) fn after_own_wal_write(&self, c: &mut Capture, wal: &dyn File) -> Result<(), Error> {
+        if c.wal.is_none() {
+            c.wal = WalTail::open(wal).at("read", self.paths.wal())?;
+        }
+        while let Some(tx) = c.advance(wal).at("read", self.paths.wal())? {
+            if let Some(logged) = c.applying.take() {
+                c.logged = logged;
+            }
+            if let Some(tail) = &mut c.wal {
+                tail.accept(tx);
+            }
         }
         Ok(())
     }

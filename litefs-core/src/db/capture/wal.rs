@@ -83,6 +83,15 @@ impl WalTail {
         self.header.page_size
     }
 
+    pub(in crate::db) fn header(&self) -> WalHeader {
+        self.header
+    }
+
+    /// The chain at the end of the captured frames.
+    pub(in crate::db) fn chain(&self) -> Chain {
+        self.chain
+    }
+
     pub(in crate::db) fn salt(&self) -> [u32; 2] {
         self.header.salt
     }

@@ -1,0 +1,138 @@
+//! Several logged transactions as one change: the newest version of each page.
+//!
+//! Holds no pages, only which record has the newest version of each, and its checksum: the log is read twice,
+//! once to know and check, once to write. So memory doesn't grow with the size of the pages.
+
+use std::collections::BTreeMap;
+
+use crate::error::Error;
+use crate::log::{BlobReader, RecordMeta};
+use crate::ltx::{Decoder, page_checksum};
+use crate::types::{Checksum, PageCount, PageSize, Pgno, Pos, Txid};
+
+use crate::db::Database;
+use crate::db::plan::Logged;
+
+/// Where a change leads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    pub(super) pos: Pos,
+    pub(super) count: PageCount,
+    page_size: PageSize,
+}
+
+/// Pages to write, and where that leads.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) to: Target,
+    /// The newest of its records.
+    pub(super) last: RecordMeta,
+    first: Txid,
+    /// Which record has the newest version of each page.
+    pages: BTreeMap<Pgno, (Txid, Checksum)>,
+}
+
+impl Target {
+    pub(super) fn of(meta: &RecordMeta) -> Target {
+        Target { pos: meta.pos(), count: meta.commit, page_size: meta.page_size }
+    }
+
+    pub(super) fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    pub(super) fn logged(&self) -> Logged {
+        Logged { pos: Some(self.pos), page_size: Some(self.page_size), count: self.count }
+    }
+}
+
+impl Change {
+    pub(super) fn begin(
+        db: &Database,
+        meta: RecordMeta,
+        blob: BlobReader,
+    ) -> Result<Change, Error> {
+        let mut change = Change {
+            to: Target::of(&meta),
+            first: meta.min_txid,
+            last: meta.clone(),
+            pages: BTreeMap::new(),
+        };
+        change.add(db, meta, blob)?;
+        Ok(change)
+    }
+
+    /// Whether a record can be part of the same change.
+    pub(super) fn takes(&self, meta: &RecordMeta) -> bool {
+        let bytes = self.pages.len() * self.to.page_size.as_usize();
+        meta.page_size == self.to.page_size && !meta.is_snapshot() && bytes < MAX_BYTES
+    }
+
+    /// Adds the next record.
+    pub(super) fn add(
+        &mut self,
+        db: &Database,
+        meta: RecordMeta,
+        blob: BlobReader,
+    ) -> Result<(), Error> {
+        let txid = meta.max_txid;
+        let failed = |source| Error::Decode { db: db.name.clone(), txid, source };
+        let mut decoder = Decoder::new(blob).map_err(failed)?;
+        let mut buf = vec![0; meta.page_size.as_usize()];
+        while let Some(pgno) = decoder.next_page(&mut buf).map_err(failed)? {
+            if pgno != meta.page_size.lock_page() {
+                self.pages.insert(pgno, (txid, page_checksum(pgno, &buf)));
+            }
+        }
+        decoder.finish().map_err(failed)?;
+        self.to = Target::of(&meta);
+        self.last = meta;
+        // What was cut off and isn't there again was never there.
+        let count = self.to.count;
+        self.pages.retain(|pgno, _| count.contains(*pgno));
+        Ok(())
+    }
+
+    /// How many pages are to be written.
+    pub(super) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The rolling checksum after the change to a database of `old_count` pages of the same size, whose
+    /// pages' checksums `old` tells.
+    pub(super) fn checksum(
+        &self,
+        from: &Logged,
+        old_count: PageCount,
+        mut old: impl FnMut(Pgno, &mut [u8]) -> Result<Checksum, Error>,
+    ) -> Result<Checksum, Error> {
+        let mut buf = vec![0; self.to.page_size.as_usize()];
+        let mut sum = if old_count.is_zero() { Checksum::EMPTY } else { Pos::checksum(from.pos) };
+        for (pgno, (_, new)) in &self.pages {
+            let old = if old_count.contains(*pgno) { Some(old(*pgno, &mut buf)?) } else { None };
+            sum = sum.with_page(old, Some(*new));
+        }
+        let cut = (self.to.count.as_u32()..old_count.as_u32()).filter_map(|p| Pgno::new(p + 1));
+        for pgno in cut.filter(|pgno| *pgno != self.to.page_size.lock_page()) {
+            sum = sum.with_page(Some(old(pgno, &mut buf)?), None);
+        }
+        Ok(sum)
+    }
+
+    /// Hands out each page once, in no order.
+    pub(super) fn each(
+        &self,
+        db: &Database,
+        mut page: impl FnMut(Pgno, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        db.each_logged_page(self.first..=self.last.max_txid, |txid, pgno, content| {
+            match self.pages.get(&pgno) {
+                Some((newest, _)) if *newest == txid => page(pgno, content),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+/// A change of so many bytes takes no further transaction.
+const MAX_BYTES: usize = 16 << 20;
