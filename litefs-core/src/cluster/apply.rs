@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A database that fails doesn't stop the others: the rest of its transactions is skipped, and after a while the
-//! stream is left, so that a new one tries again. One whose position doesn't fit gets a new stream at once.
+//! stream is left, so that a new one tries again. While one fails the node doesn't become ready. One whose position doesn't fit gets a new stream at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -63,7 +63,8 @@ impl Target for StoreTarget {
 /// Runs until the stream ends or must be left. What was received is applied in either case.
 pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<(), Error> {
     let (received, failed) = (BTreeSet::new(), BTreeMap::new());
-    let mut run = Run { inbox, target, received, latest: None, since: None, failed };
+    let readiness = Readiness::Unknown;
+    let mut run = Run { inbox, target, received, latest: None, since: None, failed, readiness };
     let ended = run.all();
     run.apply();
     ended
@@ -78,6 +79,16 @@ struct Run<T> {
     /// When the oldest of these came.
     since: Option<Instant>,
     failed: BTreeMap<DbName, Failed>,
+    readiness: Readiness,
+}
+
+/// Whether all is there that the primary had when the stream began.
+#[derive(PartialEq)]
+enum Readiness {
+    Unknown,
+    /// It has been sent, but isn't applied.
+    Due,
+    Told,
 }
 
 struct Failed {
@@ -87,7 +98,6 @@ struct Failed {
 
 impl<T: Target> Run<T> {
     fn all(&mut self) -> Result<(), Error> {
-        let mut is_ready = false;
         while let Some(step) = self.inbox.next() {
             // Bytes outside of a file don't come from the decoder.
             let Step::Frame(frame) = step else { continue };
@@ -97,19 +107,21 @@ impl<T: Target> Run<T> {
                     let old = self.since.is_some_and(|since| since.elapsed() > MAX_DELAY);
                     if old || !self.inbox.has_file() {
                         self.apply();
-                        if let Some(latest) = self.latest.take().filter(|_| is_ready) {
-                            self.target.heard(latest);
+                        // Before, others may still be missing.
+                        if self.readiness == Readiness::Told
+                            && let Some(latest) = self.latest.take()
+                        {
+                            self.heard(latest);
                         }
                     }
                 }
                 Frame::Ready => {
+                    self.readiness = Readiness::Due;
                     self.apply();
-                    is_ready = true;
-                    self.target.ready();
                 }
                 Frame::Heartbeat { timestamp } => {
                     self.apply();
-                    self.target.heard(timestamp);
+                    self.heard(timestamp);
                     self.leave_for_failed()?;
                 }
                 Frame::DropDb { name } => {
@@ -157,6 +169,18 @@ impl<T: Target> Run<T> {
                 Ok(Applied::Waiting) => drop(self.received.insert(name)),
                 Err(error) => note(&mut self.failed, name, error),
             }
+        }
+        let all = self.received.is_empty() && self.failed.is_empty();
+        if all && self.readiness == Readiness::Due {
+            self.readiness = Readiness::Told;
+            self.target.ready();
+        }
+    }
+
+    /// What isn't applied yet shows as lag.
+    fn heard(&mut self, timestamp: Timestamp) {
+        if self.received.is_empty() {
+            self.target.heard(timestamp);
         }
     }
 
