@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::queue::{Inbox, Step};
-use crate::db::Applied;
+use crate::db::{Applied, Database};
 use crate::error::{Error, chain};
 use crate::http::frames::Frame;
 use crate::ltx::Timestamp;
@@ -29,6 +29,8 @@ pub(super) trait Target {
     fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error>;
     /// Brings SQLite's files to the end of the log, if nobody's locks are in the way.
     fn apply(&mut self, db: &DbName) -> Result<Applied, Error>;
+    /// Databases with transactions that an earlier stream has brought and that aren't applied yet.
+    fn pending(&self) -> BTreeSet<DbName>;
     /// All that the primary had when the stream began is there.
     fn ready(&mut self);
     /// What the primary had at that time is there.
@@ -51,6 +53,11 @@ impl Target for StoreTarget {
         self.store.database(db).map_or(Ok(Applied::All), |db| db.apply_pending())
     }
 
+    fn pending(&self) -> BTreeSet<DbName> {
+        let behind = |db: &Arc<Database>| db.received_pos() != db.pos();
+        self.store.databases().iter().filter(|db| behind(db)).map(|db| db.name().clone()).collect()
+    }
+
     fn ready(&mut self) {
         self.ready.send_replace(true);
     }
@@ -62,7 +69,7 @@ impl Target for StoreTarget {
 
 /// Runs until the stream ends or must be left. What was received is applied in either case.
 pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<(), Error> {
-    let (received, failed) = (BTreeSet::new(), BTreeMap::new());
+    let (received, failed) = (target.pending(), BTreeMap::new());
     let readiness = Readiness::Unknown;
     let mut run = Run { inbox, target, received, latest: None, since: None, failed, readiness };
     let ended = run.all();
@@ -186,7 +193,12 @@ impl<T: Target> Run<T> {
 
     /// Ends the stream if a database failed a while ago.
     fn leave_for_failed(&mut self) -> Result<(), Error> {
-        let old = self.failed.iter().find(|(_, failed)| failed.when.elapsed() > RETRY_DELAY);
+        let due = |failed: &Failed| {
+            // Only a snapshot helps, and a new stream asks for one.
+            matches!(failed.error, Error::ChecksumMismatch { .. })
+                || failed.when.elapsed() > RETRY_DELAY
+        };
+        let old = self.failed.iter().find(|(_, failed)| due(failed));
         let Some(name) = old.map(|(name, _)| name.clone()) else { return Ok(()) };
         self.failed.remove(&name).map_or(Ok(()), |failed| Err(failed.error))
     }

@@ -108,7 +108,8 @@ impl Database {
         let wal = self.open_if_there(FileKind::Wal)?;
         self.adopt_wal(c, wal.as_ref(), trusted)?;
         // What a replica has written to its WAL was in the log before, but which record it ends with, only the pages tell.
-        let by_apply = c.wal.as_ref().is_some_and(|tail| tail.is_by_apply() && tail.captured() == 0);
+        let by_apply =
+            c.wal.as_ref().is_some_and(|tail| tail.is_by_apply() && tail.captured() == 0);
         if c.logged.pos.is_some()
             && !c.dirty.whole
             && !trusted

@@ -42,6 +42,10 @@ impl Target for Witness {
         }
     }
 
+    fn pending(&self) -> BTreeSet<DbName> {
+        BTreeSet::new()
+    }
+
     fn ready(&mut self) {
         self.tell("ready".into()).unwrap();
     }

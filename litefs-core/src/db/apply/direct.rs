@@ -11,11 +11,11 @@ use crate::error::Error;
 use crate::sqlite::locks::{PENDING_BYTE, RESERVED_BYTE, SHARED_FIRST, SHARED_SIZE};
 use crate::types::{PageSize, Pgno};
 
-use super::{Applied, Applier};
 use super::change::{Change, Target};
 use super::redo::Redo;
-use crate::db::peer::{ByteLock, PeerFile};
+use super::{Applied, Applier};
 use crate::db::capture::Capture;
+use crate::db::peer::{ByteLock, PeerFile};
 use crate::db::plan::Logged;
 use crate::db::{Database, FileKind};
 
@@ -61,9 +61,8 @@ impl Database {
         let old_len = from.page_size.map_or(0, |size| from.count.len_bytes(size));
         let redo = Redo::begin(self)?;
         let mut writer = PageWriter::new(file.as_ref(), to.page_size());
-        let mut part = |part| {
-            write(old_len, part, &mut writer).and_then(|()| writer.flush().map_err(failed))
-        };
+        let mut part =
+            |part| write(old_len, part, &mut writer).and_then(|()| writer.flush().map_err(failed));
         if let Err(err) = part(Part::PastEnd) {
             if was_torn {
                 applier.torn = Some(file);

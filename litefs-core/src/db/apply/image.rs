@@ -83,7 +83,8 @@ impl Database {
             c.logged = logged_by(meta);
             c.page_size = c.logged.page_size;
         } else if self.leave_wal(applier)? == Applied::Waiting
-            || self.write_image(applier, from, image.as_ref(), &Target::of(meta))? == Applied::Waiting
+            || self.write_image(applier, from, image.as_ref(), &Target::of(meta))?
+                == Applied::Waiting
         {
             return Ok(Applied::Waiting);
         } else {
