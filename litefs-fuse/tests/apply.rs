@@ -279,6 +279,50 @@ fn modes_are_switched_under_open_readers() {
 }
 
 #[test]
+fn a_replica_goes_on_where_it_ended() {
+    let Some(pair) = Pair::new() else { return };
+    for mode in ["wal", "delete"] {
+        let sql = &format!("PRAGMA journal_mode={mode}; CREATE TABLE t(x)");
+        pair.write_and_compare(mode, sql);
+        // With a reader, so that the WAL stays; past a checkpoint in the end.
+        let mut reader = Shell::new(&pair.replica.dir, mode);
+        for i in 1..=60 {
+            pair.write_and_compare(
+                mode,
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
+                 INSERT INTO t SELECT randomblob(3000) FROM n",
+            );
+            assert_eq!(reader.ask(COUNT), (i * 20).to_string());
+            let db = DbName::new(mode).unwrap();
+            let pos = |store: &Store| store.database(&db).unwrap().pos();
+            // What a kill leaves is what the files hold now. The second start is one after a clean end.
+            let temp = tempfile::tempdir().unwrap();
+            let mut copy = Command::new("cp");
+            copy.arg("-r").arg(pair.replica.store.data_dir()).arg(temp.path());
+            assert!(copy.status().unwrap().success());
+            for end in ["killed", "closed"] {
+                let options = StoreOptions::new(temp.path().join("data")).strict_verify(true);
+                let store = options.open().unwrap();
+                assert_eq!(pos(&store), pos(&pair.primary.store), "{mode}, {end}, {i}");
+                store.database(&db).unwrap().verify().unwrap();
+                store.close();
+            }
+        }
+        // A clean end with a WAL.
+        let store = &pair.replica.store;
+        store.close();
+        let temp = tempfile::tempdir().unwrap();
+        let mut copy = Command::new("cp");
+        copy.args(["-r", "--preserve=timestamps"]).arg(store.data_dir()).arg(temp.path());
+        assert!(copy.status().unwrap().success());
+        let again = StoreOptions::new(temp.path().join("data")).open().unwrap();
+        let db = DbName::new(mode).unwrap();
+        assert_eq!(again.database(&db).unwrap().pos(), store.database(&db).unwrap().pos());
+        again.database(&db).unwrap().verify().unwrap();
+    }
+}
+
+#[test]
 fn page_size_drop_and_recreation_are_followed() {
     let Some(pair) = Pair::new() else { return };
     pair.write_and_compare(

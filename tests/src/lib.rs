@@ -7,6 +7,7 @@
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
 //!   test ─▶ workload  random transactions whose outcome can be checked; also as a process of its own
 //!   test ─▶ random    numbers from a seed that is printed
+//!   bench ─▶ bench    what to measure, a table of figures, the bench database
 //! ```
 //!
 //! Nothing here knows the engine: bytes, processes and SQLite only. A mount that hangs doesn't hang the
@@ -15,6 +16,7 @@
 // A failed expectation is what a test has to report.
 #![allow(clippy::unwrap_used)]
 
+pub mod bench;
 pub mod node;
 pub mod process;
 pub mod random;

@@ -4,16 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use litefs_tests::bench::{Plan, fill, median, memory};
 use litefs_tests::node::Node;
 use litefs_tests::sqlite;
 
-use crate::Plan;
-use crate::report::{Report, median};
-use crate::site::{fill, node};
+use crate::report::Report;
+use crate::site::node;
 
 pub(crate) fn run(plan: &Plan, report: &mut Report) {
     start(plan, report);
-    memory(plan, report);
+    footprint(plan, report);
     log_size(plan, report);
 }
 
@@ -51,7 +51,7 @@ fn blob_database(node: &Node, bytes: u64) {
     }
 }
 
-fn memory(plan: &Plan, report: &mut Report) {
+fn footprint(plan: &Plan, report: &mut Report) {
     let name = "memory, 1 GiB database written and scanned";
     if !plan.wants(name) {
         return;
@@ -61,12 +61,7 @@ fn memory(plan: &Plan, report: &mut Report) {
     sqlite::run(&conn, "PRAGMA journal_mode=WAL");
     fill(&conn, (1 << 30) / plan.shrink);
     sqlite::run(&conn, "SELECT sum(length(body)) FROM t");
-    let status = fs::read_to_string(format!("/proc/{}/status", node.process().pid())).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("0 kB");
-        line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap() / 1024.0
-    };
-    let (peak, now) = (field("VmHWM:"), field("VmRSS:"));
+    let (peak, now) = (memory(&node, "VmHWM"), memory(&node, "VmRSS"));
     report.figure(name, &format!("{peak:.1} MiB"), "32 MiB", &format!("VmHWM; {now:.1} MiB now"));
 }
 

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use litefs_tests::bench::{Plan, fill, rate};
 use litefs_tests::random::Random;
 use litefs_tests::sqlite;
 use rusqlite::Connection;
 
-use crate::Plan;
 use crate::report::Report;
-use crate::site::{Sites, drop_caches, fill, rate};
+use crate::site::{Sites, drop_caches};
 
 pub(crate) fn run(plan: &Plan, report: &mut Report) {
     for journal in ["WAL", "DELETE"] {

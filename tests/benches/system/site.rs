@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use litefs_tests::node::{Node, NodeOptions};
 use litefs_tests::sqlite;
@@ -60,31 +60,6 @@ pub(crate) fn node() -> Node {
         limit: Duration::from_secs(900),
         ..NodeOptions::default()
     })
-}
-
-/// A table of rows of about 100 bytes until the file has that many bytes.
-pub(crate) fn fill(conn: &Connection, bytes: u64) {
-    sqlite::run(conn, "PRAGMA synchronous=OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, body BLOB)");
-    let rows = bytes / 120;
-    for first in (1..=rows).step_by(100_000) {
-        let last = rows.min(first + 99_999);
-        sqlite::run(
-            conn,
-            &format!(
-                "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last})
-                 INSERT INTO t SELECT i, randomblob(105) FROM n"
-            ),
-        );
-    }
-}
-
-/// How often per second `work` is done when it is done `count` times.
-pub(crate) fn rate(count: u64, mut work: impl FnMut(u64)) -> f64 {
-    let start = Instant::now();
-    for i in 0..count {
-        work(i);
-    }
-    count as f64 / start.elapsed().as_secs_f64()
 }
 
 /// Forgets all cached file content, that of the mount and that beneath it. Needs root.

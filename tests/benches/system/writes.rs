@@ -4,14 +4,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use litefs_tests::bench::{Plan, fill, rate};
 use litefs_tests::process::Process;
 use litefs_tests::random::Random;
 use litefs_tests::sqlite;
 use rusqlite::Connection;
 
-use crate::Plan;
 use crate::report::Report;
-use crate::site::{Sites, fill, rate};
+use crate::site::Sites;
 
 /// Name, journal mode, synchronous, rows per transaction, transactions, bar.
 const ITEMS: [(&str, &str, &str, u64, u64, &str); 6] = [

@@ -4,6 +4,11 @@
 //! litefs-workload DB JOURNAL_MODE SYNCHRONOUS SEED [exclusive]   random transactions; prints the number of
 //!                                                                each one that SQLite has acknowledged
 //! litefs-workload --read|--write DB SECONDS                      at full speed; prints "ready", then its rate
+//! litefs-workload --watch DB COUNT                               looks for new rows of `tick` without pause; prints
+//!                                                                "ready", then when it saw each (CLOCK_MONOTONIC)
+//! litefs-workload --check DB SECONDS                             a read each 0.2 ms; all rows of `t` must be equal,
+//!                                                                and never older than before; prints "ready", then
+//!                                                                reads, errors, wrong ones; p50, p99, max in µs
 //! ```
 
 use std::convert::Infallible;
@@ -12,6 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use litefs_tests::bench::{clock, percentile};
 use litefs_tests::random::Random;
 use litefs_tests::sqlite;
 use litefs_tests::workload::{Mode, Workload};
@@ -22,6 +28,8 @@ fn main() -> ExitCode {
     let result = match args.as_slice() {
         ["--read", path, seconds] => measure(Path::new(path), seconds, false),
         ["--write", path, seconds] => measure(Path::new(path), seconds, true),
+        ["--watch", path, count] => watch(Path::new(path), count.parse().unwrap_or_default()),
+        ["--check", path, seconds] => check(Path::new(path), seconds),
         [path, journal, synchronous, seed, rest @ ..] => {
             let mode = Mode {
                 journal: journal.to_string().leak(),
@@ -75,5 +83,56 @@ fn measure(path: &Path, seconds: &str, write: bool) -> rusqlite::Result<()> {
         count += 1;
     }
     println!("{}", f64::from(count) / start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn watch(path: &Path, count: i64) -> rusqlite::Result<()> {
+    let conn = sqlite::open(path);
+    let mut version = conn.prepare("PRAGMA data_version")?;
+    let mut last = conn.prepare("SELECT coalesce(max(id), 0) FROM tick")?;
+    let read = |statement: &mut rusqlite::Statement<'_>| {
+        statement.query_row([], |row| row.get::<_, i64>(0))
+    };
+    let (mut known, mut times) = (read(&mut version)?, Vec::new());
+    println!("ready");
+    while (times.len() as i64) < count {
+        let now = read(&mut version)?;
+        if now != known {
+            known = now;
+            let seen = read(&mut last)?;
+            times.resize(seen as usize, clock());
+        }
+    }
+    times.iter().for_each(|time| println!("{time:.9}"));
+    Ok(())
+}
+
+fn check(path: &Path, seconds: &str) -> rusqlite::Result<()> {
+    let conn = sqlite::open(path);
+    let mut select = conn.prepare("SELECT min(x), max(x), count(*) FROM t")?;
+    println!("ready");
+    let limit = Duration::from_secs_f64(seconds.parse().unwrap_or(1.0));
+    let (start, mut times) = (Instant::now(), Vec::new());
+    let (mut errors, mut wrong, mut latest) = (0, 0, 0);
+    while start.elapsed() < limit {
+        let before = Instant::now();
+        let row = select.query_row([], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+        });
+        times.push(before.elapsed().as_secs_f64() * 1e6);
+        match row {
+            Ok((min, max, rows)) => {
+                wrong += u32::from(min != max || rows != 100 || max < latest);
+                latest = max;
+            }
+            Err(err) => {
+                eprintln!("{err}");
+                errors += 1;
+            }
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let of = |percent| percentile(&times, percent);
+    println!("{} {errors} {wrong} {} {} {}", times.len(), of(50), of(99), of(100));
     Ok(())
 }
