@@ -25,6 +25,8 @@ use crate::types::DbName;
 
 /// What a stream changes.
 pub(super) trait Target {
+    /// Those that may have transactions which an earlier stream has left unapplied.
+    fn databases(&self) -> BTreeSet<DbName>;
     /// Logs an LTX file.
     fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error>;
     /// Brings SQLite's files to the end of the log, if nobody's locks are in the way.
@@ -43,6 +45,10 @@ pub(super) struct StoreTarget {
 }
 
 impl Target for StoreTarget {
+    fn databases(&self) -> BTreeSet<DbName> {
+        self.store.databases().iter().map(|db| db.name().clone()).collect()
+    }
+
     fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error> {
         self.store.replica_database(db)?.receive(ltx).map(drop)
     }
@@ -62,7 +68,8 @@ impl Target for StoreTarget {
 
 /// Runs until the stream ends or must be left. What was received is applied in either case.
 pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<(), Error> {
-    let (received, failed) = (BTreeSet::new(), BTreeMap::new());
+    // The primary doesn't send again what is in the log, even if locks or an error kept it from being applied.
+    let (received, failed) = (target.databases(), BTreeMap::new());
     let mut run = Run { inbox, target, received, latest: None, since: None, failed };
     let ended = run.all();
     run.apply();
@@ -134,16 +141,17 @@ impl<T: Target> Run<T> {
         let is_whole = file.skip().is_ok();
         let timestamp = file.timestamp();
         match received {
-            // The stream has ended within the file: whoever reads it says why.
-            _ if !is_whole => {}
-            Err(error @ Error::PositionMismatch { .. }) => return Err(error),
-            Err(error) => note(&mut self.failed, name, error),
-            Ok(()) if skip => {}
-            Ok(()) => {
+            // It may be logged, and then won't come again, though the stream has ended before its last chunk.
+            Ok(()) if !skip => {
                 self.latest = timestamp.or(self.latest);
                 self.since.get_or_insert_with(Instant::now);
                 self.received.insert(name);
             }
+            // The stream has ended within the file: whoever reads it says why.
+            _ if !is_whole => {}
+            Err(error @ Error::PositionMismatch { .. }) => return Err(error),
+            Err(error) => note(&mut self.failed, name, error),
+            Ok(()) => {}
         }
         Ok(())
     }
