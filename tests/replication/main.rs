@@ -7,8 +7,11 @@
 // A failed expectation is what a test has to report.
 #![allow(clippy::unwrap_used)]
 
+mod behind;
 mod crash;
+mod live;
 mod network;
+mod scale;
 
 use std::path::Path;
 use std::thread;

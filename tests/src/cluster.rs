@@ -44,15 +44,15 @@ pub struct Replica {
 pub struct ClusterOptions {
     /// How many replicas.
     pub replicas: usize,
-    /// More lines of the primary's `litefs.yml`.
-    pub config: String,
+    /// More lines of the section `data` of the primary's `litefs.yml`.
+    pub data: String,
     /// The longest life of the nodes.
     pub limit: Duration,
 }
 
 impl Default for ClusterOptions {
     fn default() -> ClusterOptions {
-        ClusterOptions { replicas: 1, config: String::new(), limit: Duration::from_secs(120) }
+        ClusterOptions { replicas: 1, data: String::new(), limit: Duration::from_secs(120) }
     }
 }
 
@@ -67,10 +67,10 @@ impl Cluster {
     /// # Panics
     /// If one doesn't come up.
     pub fn start_with(options: ClusterOptions) -> Cluster {
-        let ClusterOptions { replicas, config, limit } = options;
+        let ClusterOptions { replicas, data, limit } = options;
         let primary = Node::start_with(NodeOptions {
             strict_verify: false,
-            config,
+            data,
             limit,
             ..NodeOptions::default()
         });

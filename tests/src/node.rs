@@ -36,6 +36,8 @@ pub struct NodeOptions {
     pub strict_verify: bool,
     /// More lines of `litefs.yml`.
     pub config: String,
+    /// More lines of its section `data`.
+    pub data: String,
     /// Arguments after `litefs mount -config …`.
     pub args: Vec<String>,
     /// Variables for litefs.
@@ -49,6 +51,7 @@ impl Default for NodeOptions {
         NodeOptions {
             strict_verify: true,
             config: String::new(),
+            data: String::new(),
             args: Vec::new(),
             env: Vec::new(),
             limit: Duration::from_secs(90),
@@ -285,9 +288,9 @@ impl Node {
     }
 
     fn config_text(&self) -> String {
-        let NodeOptions { strict_verify, config, .. } = &self.options;
+        let NodeOptions { strict_verify, config, data: more, .. } = &self.options;
         let (mount, data) = (self.mount.display(), self.data.display());
-        let mut text = format!("fuse:\n  dir: \"{mount}\"\ndata:\n  dir: \"{data}\"\n");
+        let mut text = format!("fuse:\n  dir: \"{mount}\"\ndata:\n  dir: \"{data}\"\n  {more}\n");
         let sets = |key: &str| config.lines().any(|line| line.starts_with(key));
         if !sets("lease:") {
             text += "lease:\n  type: static\n  candidate: true\n  hostname: localhost\n  \
