@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apart;
 mod caps;
 mod errno;
 mod fs;

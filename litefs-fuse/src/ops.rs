@@ -196,7 +196,7 @@ impl Ops {
             Caller::Engine => database.open_own_file(*kind, false),
         };
         match opened.map_err(|e| errno("open", &node.name, &e)) {
-            Ok(file) => Ok(self.opened(node, file, writable)),
+            Ok(file) => Ok(self.opened(node, file, writable, caller)),
             // It went without the kernel's knowledge: let it look again.
             Err(Errno::ENOENT) => Err(Errno::ESTALE),
             Err(errno) => Err(errno),
@@ -232,7 +232,7 @@ impl Ops {
         let len = file.len().map_err(failed)?;
         let node = self.nodes.lock().create(name, what);
         let attr = Attr { number: node.number, ..self.file_attr(kind, len) };
-        Ok((attr, NAME_TTL, self.opened(node, file, writable)))
+        Ok((attr, NAME_TTL, self.opened(node, file, writable, caller)))
     }
 
     /// READ: fills `buf` but for the end of the file.
@@ -353,9 +353,11 @@ impl Ops {
         }
     }
 
-    fn opened(&self, node: Arc<Node>, file: OpenFile, writable: bool) -> Opened {
+    fn opened(&self, node: Arc<Node>, file: OpenFile, writable: bool, caller: Caller) -> Opened {
+        // The engine's own files are closed when this process dies, and then nobody would answer.
+        let may_tell = writable && caller == Caller::Application;
         let (caching, tell_close) = match file.kind() {
-            FileKind::Database => (Caching::Keep, writable),
+            FileKind::Database => (Caching::Keep, may_tell),
             FileKind::Journal | FileKind::Wal | FileKind::Super(_) => (Caching::Keep, false),
             FileKind::Shm => (Caching::Shared, false),
         };

@@ -4,11 +4,12 @@
 //! the threads that are opening, creating or removing a file on the engine's behalf at this moment. An application
 //! in the same process has other threads, so it stays an application.
 //!
-//! POSIX locks of a process on a file vanish when any of its descriptors of that file is closed. SQLite may run in
-//! this very process, so a descriptor that was opened here stays open as long as its file has its name: what is
-//! dropped is a lock, not the file.
+//! A descriptor that was opened here stays open as long as its file has its name: what is dropped is a lock, not the
+//! file.
 //!
-//! Invariant: no thread that serves the mount calls in here, as it would wait for itself.
+//! Invariants:
+//! * no thread that serves the mount calls in here, as it would wait for itself;
+//! * the mount is touched by one thread only, which may be killed while it waits: see [`crate::apart`].
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -25,6 +26,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::unistd::gettid;
 use parking_lot::Mutex;
+
+use crate::apart::Apart;
 
 /// The threads that are at work for the engine.
 #[derive(Debug, Default)]
@@ -50,12 +53,20 @@ impl Callers {
 pub(crate) struct MountPeer {
     dir: PathBuf,
     callers: Arc<Callers>,
-    files: Mutex<HashMap<PathBuf, Arc<File>>>,
+    apart: Arc<Apart<Files>>,
+}
+
+/// What the thread has open.
+#[derive(Debug, Default)]
+struct Files {
+    by_path: HashMap<PathBuf, Arc<File>>,
+    by_number: HashMap<u64, Arc<File>>,
+    last_number: u64,
 }
 
 impl MountPeer {
-    pub(crate) fn new(dir: PathBuf, callers: Arc<Callers>) -> MountPeer {
-        MountPeer { dir, callers, files: Mutex::default() }
+    pub(crate) fn new(dir: PathBuf, callers: Arc<Callers>) -> io::Result<MountPeer> {
+        Ok(MountPeer { dir, callers, apart: Arc::new(Apart::start("litefs-peer")?) })
     }
 
     fn path(&self, db: &DbName, kind: FileKind) -> PathBuf {
@@ -65,24 +76,35 @@ impl MountPeer {
 
 impl Peer for MountPeer {
     fn open(&self, db: &DbName, kind: FileKind, create: bool) -> io::Result<Box<dyn PeerFile>> {
-        let path = self.path(db, kind);
-        let mut files = self.files.lock();
-        if let Some(file) = files.get(&path)
-            && has_name(file, &path)?
-        {
-            return Ok(Box::new(MountFile(Arc::clone(file))));
-        }
-        let open = || OpenOptions::new().read(true).write(true).create(create).open(&path);
-        let file = Arc::new(self.callers.call(open)?);
-        files.insert(path, Arc::clone(&file));
-        Ok(Box::new(MountFile(file)))
+        let (path, callers) = (self.path(db, kind), Arc::clone(&self.callers));
+        let number = self.apart.call(move |files| files.open(path, create, &callers))?;
+        Ok(Box::new(MountFile { number, apart: Arc::clone(&self.apart) }))
     }
 
     fn remove(&self, db: &DbName, kind: FileKind) -> io::Result<()> {
-        let path = self.path(db, kind);
-        self.callers.call(|| std::fs::remove_file(&path))?;
-        self.files.lock().remove(&path);
-        Ok(())
+        let (path, callers) = (self.path(db, kind), Arc::clone(&self.callers));
+        self.apart.call(move |files| {
+            callers.call(|| std::fs::remove_file(&path))?;
+            files.by_path.remove(&path);
+            Ok(())
+        })
+    }
+}
+
+impl Files {
+    fn open(&mut self, path: PathBuf, create: bool, callers: &Callers) -> io::Result<u64> {
+        let file = match self.by_path.get(&path) {
+            Some(file) if has_name(file, &path)? => Arc::clone(file),
+            _ => {
+                let open = || OpenOptions::new().read(true).write(true).create(create).open(&path);
+                let file = Arc::new(callers.call(open)?);
+                self.by_path.insert(path, Arc::clone(&file));
+                file
+            }
+        };
+        self.last_number += 1;
+        self.by_number.insert(self.last_number, file);
+        Ok(self.last_number)
     }
 }
 
@@ -95,61 +117,92 @@ fn has_name(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// A file that the thread has open.
 #[derive(Debug)]
-struct MountFile(Arc<File>);
+struct MountFile {
+    number: u64,
+    apart: Arc<Apart<Files>>,
+}
+
+impl MountFile {
+    fn call<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let number = self.number;
+        self.apart.call(move |files| f(files.by_number.get(&number).ok_or(Errno::EBADF)?))
+    }
+}
 
 impl Drop for MountFile {
     fn drop(&mut self) {
+        let number = self.number;
+        let closed = self.apart.call(move |files| {
+            let file = files.by_number.remove(&number).ok_or(Errno::EBADF)?;
+            lock(&file, 0..0, ByteLock::None)
+        });
         // Fails only if the mount is gone, and the lock with it.
-        let _ = self.lock(0..0, ByteLock::None);
+        drop(closed);
     }
 }
 
 impl PeerFile for MountFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.0.read_at(&mut buf[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+        let len = buf.len();
+        let bytes = self.call(move |file| {
+            let mut bytes = vec![0; len];
+            let mut done = 0;
+            while done < len {
+                match file.read_at(&mut bytes[done..], offset + done as u64) {
+                    Ok(0) => break,
+                    Ok(n) => done += n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
             }
-        }
-        Ok(done)
+            bytes.truncate(done);
+            Ok(bytes)
+        })?;
+        buf[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        let data = data.to_vec();
+        self.call(move |file| file.write_all_at(&data, offset))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.call(move |file| file.set_len(len))
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.call(File::sync_data)
     }
 
-    /// The empty range at 0 stands for all bytes, as in `struct flock`.
-    fn lock(&self, bytes: Range<u64>, lock: ByteLock) -> io::Result<bool> {
-        let kind = match lock {
-            ByteLock::None => libc::F_UNLCK,
-            ByteLock::Shared => libc::F_RDLCK,
-            ByteLock::Exclusive => libc::F_WRLCK,
-        };
-        let out_of_range = |_| io::Error::from(io::ErrorKind::InvalidInput);
-        let flock = libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: bytes.start.try_into().map_err(out_of_range)?,
-            l_len: (bytes.end - bytes.start).try_into().map_err(out_of_range)?,
-            l_pid: 0,
-        };
-        match fcntl(self.0.as_ref(), FcntlArg::F_OFD_SETLK(&flock)) {
-            Ok(_) => Ok(true),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-            Err(errno) => Err(errno.into()),
-        }
+    fn lock(&self, bytes: Range<u64>, kind: ByteLock) -> io::Result<bool> {
+        self.call(move |file| lock(file, bytes, kind))
+    }
+}
+
+/// The empty range at 0 stands for all bytes, as in `struct flock`.
+fn lock(file: &File, bytes: Range<u64>, lock: ByteLock) -> io::Result<bool> {
+    let kind = match lock {
+        ByteLock::None => libc::F_UNLCK,
+        ByteLock::Shared => libc::F_RDLCK,
+        ByteLock::Exclusive => libc::F_WRLCK,
+    };
+    let out_of_range = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let flock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: bytes.start.try_into().map_err(out_of_range)?,
+        l_len: (bytes.end - bytes.start).try_into().map_err(out_of_range)?,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&flock)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }

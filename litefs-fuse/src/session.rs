@@ -269,7 +269,8 @@ impl Mount {
         if mount.device == before {
             return Err(failed(io::ErrorKind::NotConnected.into()));
         }
-        mount.store.attach_peer(Arc::new(MountPeer::new(dir, callers)));
+        let peer = MountPeer::new(dir.clone(), callers).map_err(failed)?;
+        mount.store.attach_peer(Arc::new(peer));
         Ok(mount)
     }
 

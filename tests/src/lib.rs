@@ -3,6 +3,8 @@
 //! ```text
 //!   test ─▶ node      a litefs process, its mount, its data directory; killed and unmounted at the end
 //!             └▶ process   a child with captured output; each wait has a deadline
+//!   test ─▶ cluster   a primary and its replicas; when and how they are equal
+//!             └▶ proxy     a network between them that fails as told
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
 //!   test ─▶ workload  random transactions whose outcome can be checked; also as a process of its own
@@ -17,8 +19,10 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod bench;
+pub mod cluster;
 pub mod node;
 pub mod process;
+pub mod proxy;
 pub mod random;
 pub mod scan;
 pub mod sim;

@@ -36,6 +36,8 @@ pub struct NodeOptions {
     pub strict_verify: bool,
     /// More lines of `litefs.yml`.
     pub config: String,
+    /// More lines of its section `data`.
+    pub data: String,
     /// Arguments after `litefs mount -config …`.
     pub args: Vec<String>,
     /// Variables for litefs.
@@ -49,6 +51,7 @@ impl Default for NodeOptions {
         NodeOptions {
             strict_verify: true,
             config: String::new(),
+            data: String::new(),
             args: Vec::new(),
             env: Vec::new(),
             limit: Duration::from_secs(90),
@@ -131,8 +134,20 @@ impl Node {
     /// # Panics
     /// If it doesn't come up.
     pub fn up(&mut self) {
+        self.up_to("waiting for signal or subprocess to exit");
+    }
+
+    /// Starts it and waits until the mount is there, whether or not the node has found its primary.
+    ///
+    /// # Panics
+    /// If it doesn't come up.
+    pub fn up_alone(&mut self) {
+        self.up_to("LiteFS mounted to");
+    }
+
+    fn up_to(&mut self, line: &str) {
         let process = self.launch();
-        process.line("waiting for signal or subprocess to exit", LIMIT);
+        process.line(line, LIMIT);
         *self.mounted.connection.lock().unwrap() =
             Some(minor(fs::metadata(&self.mount).unwrap().dev()));
     }
@@ -210,10 +225,22 @@ impl Node {
     /// If it isn't there or isn't a position.
     #[track_caller]
     pub fn pos(&self, name: &str) -> Position {
-        let text = fs::read_to_string(self.path(&format!("{name}-pos"))).unwrap();
+        self.pos_if_there(name).unwrap_or_else(|| panic!("{name} has no position"))
+    }
+
+    /// What `-pos` says, if there is such a database.
+    ///
+    /// # Panics
+    /// If it isn't a position.
+    #[track_caller]
+    pub fn pos_if_there(&self, name: &str) -> Option<Position> {
+        let text = match fs::read_to_string(self.path(&format!("{name}-pos"))) {
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return None,
+            text => text.unwrap(),
+        };
         let parse = |s: &str| u64::from_str_radix(s, 16).unwrap();
         assert!(text.len() == 34 && text.ends_with('\n'), "-pos of {name}: {text:?}");
-        Position { txid: parse(&text[..16]), checksum: parse(&text[17..33]) }
+        Some(Position { txid: parse(&text[..16]), checksum: parse(&text[17..33]) })
     }
 
     /// Checks a database nobody writes to: SQLite finds it intact, its position tells the checksum of
@@ -261,14 +288,15 @@ impl Node {
     }
 
     fn config_text(&self) -> String {
-        let NodeOptions { strict_verify, config, .. } = &self.options;
+        let NodeOptions { strict_verify, config, data: more, .. } = &self.options;
         let (mount, data) = (self.mount.display(), self.data.display());
-        let mut text = format!("fuse:\n  dir: \"{mount}\"\ndata:\n  dir: \"{data}\"\n");
-        if !config.contains("lease:") {
+        let mut text = format!("fuse:\n  dir: \"{mount}\"\ndata:\n  dir: \"{data}\"\n  {more}\n");
+        let sets = |key: &str| config.lines().any(|line| line.starts_with(key));
+        if !sets("lease:") {
             text += "lease:\n  type: static\n  candidate: true\n  hostname: localhost\n  \
                      advertise-url: http://127.0.0.1:20202\n";
         }
-        if !config.contains("http:") {
+        if !sets("http:") {
             text += "http:\n  addr: \"127.0.0.1:0\"\n";
         }
         format!("{text}strict-verify: {strict_verify}\n{config}")

@@ -107,6 +107,14 @@ impl Workload {
         self.transaction(count, true)
     }
 
+    /// Commits so many; the number of the last.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn steps(&mut self, count: usize) -> rusqlite::Result<i64> {
+        (0..count).try_fold(0, |_, _| self.step())
+    }
+
     /// The connection.
     pub fn connection(&self) -> &Connection {
         &self.conn

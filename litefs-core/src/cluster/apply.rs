@@ -69,6 +69,7 @@ impl Target for StoreTarget {
 
 /// Runs until the stream ends or must be left. What was received is applied in either case.
 pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<(), Error> {
+    // The primary doesn't send again what is in the log, even if locks or an error kept it from being applied.
     let (received, failed) = (target.pending(), BTreeMap::new());
     let readiness = Readiness::Unknown;
     let mut run = Run { inbox, target, received, latest: None, since: None, failed, readiness };
@@ -153,16 +154,17 @@ impl<T: Target> Run<T> {
         let is_whole = file.skip().is_ok();
         let timestamp = file.timestamp();
         match received {
-            // The stream has ended within the file: whoever reads it says why.
-            _ if !is_whole => {}
-            Err(error @ Error::PositionMismatch { .. }) => return Err(error),
-            Err(error) => note(&mut self.failed, name, error),
-            Ok(()) if skip => {}
-            Ok(()) => {
+            // It may be logged, and then won't come again, though the stream has ended before its last chunk.
+            Ok(()) if !skip => {
                 self.latest = timestamp.or(self.latest);
                 self.since.get_or_insert_with(Instant::now);
                 self.received.insert(name);
             }
+            // The stream has ended within the file: whoever reads it says why.
+            _ if !is_whole => {}
+            Err(error @ Error::PositionMismatch { .. }) => return Err(error),
+            Err(error) => note(&mut self.failed, name, error),
+            Ok(()) => {}
         }
         Ok(())
     }

@@ -252,6 +252,8 @@ fn only_a_writable_database_hears_of_close() {
     }
     assert!(rig.ops.open(db.number, true, APP).unwrap().tell_close);
     assert!(!rig.ops.open(db.number, false, APP).unwrap().tell_close);
+    // The end of a killed process closes its files, and would wait for its own answer.
+    assert!(!rig.ops.open(db.number, true, Caller::Engine).unwrap().tell_close);
 }
 
 #[test]

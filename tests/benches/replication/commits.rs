@@ -30,7 +30,7 @@ fn visible(plan: &Plan, report: &mut Report) {
     pair.follow("db");
     let count = 2000 / plan.shrink;
     let watch =
-        workload(["--watch", &pair.replica.path("db").to_string_lossy(), &count.to_string()]);
+        workload(["--ticks", &pair.replica.path("db").to_string_lossy(), &count.to_string()]);
     let mut insert = conn.prepare("INSERT INTO tick(body) VALUES (?)").unwrap();
     let body = Random::new(1).bytes(100);
     let committed: Vec<f64> = (0..count)

@@ -3,8 +3,11 @@
 //! ```text
 //! litefs-workload DB JOURNAL_MODE SYNCHRONOUS SEED [exclusive]   random transactions; prints the number of
 //!                                                                each one that SQLite has acknowledged
+//! litefs-workload --watch|--watch-anew DB                        checks what another one writes, over and over, with one
+//!                                                                connection or a new one each time; prints "ready", then
+//!                                                                the number of the last transaction
 //! litefs-workload --read|--write DB SECONDS                      at full speed; prints "ready", then its rate
-//! litefs-workload --watch DB COUNT                               looks for new rows of `tick` without pause; prints
+//! litefs-workload --ticks DB COUNT                               looks for new rows of `tick` without pause; prints
 //!                                                                "ready", then when it saw each (CLOCK_MONOTONIC)
 //! litefs-workload --check DB SECONDS                             a read each 0.2 ms; all rows of `t` must be equal,
 //!                                                                and never older than before; prints "ready", then
@@ -20,26 +23,36 @@ use std::time::{Duration, Instant};
 use litefs_tests::bench::{clock, percentile};
 use litefs_tests::random::Random;
 use litefs_tests::sqlite;
-use litefs_tests::workload::{Mode, Workload};
+use litefs_tests::workload::{self, Mode, Workload};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args.as_slice() {
-        ["--read", path, seconds] => measure(Path::new(path), seconds, false),
-        ["--write", path, seconds] => measure(Path::new(path), seconds, true),
-        ["--watch", path, count] => watch(Path::new(path), count.parse().unwrap_or_default()),
-        ["--check", path, seconds] => check(Path::new(path), seconds),
+        ["--read", path, seconds] => {
+            measure(Path::new(path), seconds, false).map_err(|err| err.to_string())
+        }
+        ["--write", path, seconds] => {
+            measure(Path::new(path), seconds, true).map_err(|err| err.to_string())
+        }
+        ["--watch", path] => watch(Path::new(path), false).map(never),
+        ["--watch-anew", path] => watch(Path::new(path), true).map(never),
+        ["--ticks", path, count] => {
+            ticks(Path::new(path), count.parse().unwrap_or_default()).map_err(|err| err.to_string())
+        }
+        ["--check", path, seconds] => {
+            check(Path::new(path), seconds).map_err(|err| err.to_string())
+        }
         [path, journal, synchronous, seed, rest @ ..] => {
             let mode = Mode {
                 journal: journal.to_string().leak(),
                 synchronous: synchronous.to_string().leak(),
                 exclusive: !rest.is_empty(),
             };
-            match write(Path::new(path), mode, seed.parse().unwrap_or_default()) {
-                Ok(never) => match never {},
-                Err(err) => Err(err),
-            }
+            write(Path::new(path), mode, seed.parse().unwrap_or_default())
+                .map(never)
+                .map_err(|err| err.to_string())
         }
         _ => {
             eprintln!("see the source for the arguments");
@@ -59,6 +72,40 @@ fn write(path: &Path, mode: Mode, seed: u64) -> rusqlite::Result<Infallible> {
     let mut workload = Workload::open(path, mode, seed)?;
     loop {
         println!("{}", workload.step()?);
+    }
+}
+
+fn never(never: Infallible) {
+    match never {}
+}
+
+/// Reads transactions until one isn't as it should be.
+fn watch(path: &Path, anew: bool) -> Result<Infallible, String> {
+    let open = || -> rusqlite::Result<Connection> {
+        // As an application that only reads: it creates nothing.
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.busy_timeout(Duration::from_secs(5))?;
+        Ok(conn)
+    };
+    let text = |err: rusqlite::Error| format!("{err} ({:?})", err.sqlite_error());
+    let mut kept = if anew { None } else { Some(open().map_err(text)?) };
+    println!("ready");
+    loop {
+        if anew {
+            kept = match open() {
+                Ok(conn) => Some(conn),
+                Err(err) if err.sqlite_error_code() == Some(ErrorCode::CannotOpen) => None,
+                Err(err) => return Err(text(err)),
+            };
+        }
+        let Some(conn) = &mut kept else {
+            println!("missing");
+            std::thread::park_timeout(Duration::from_millis(2));
+            continue;
+        };
+        let tx = conn.transaction().map_err(text)?;
+        println!("{}", workload::check(&tx)?);
+        tx.commit().map_err(text)?;
     }
 }
 
@@ -86,7 +133,7 @@ fn measure(path: &Path, seconds: &str, write: bool) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn watch(path: &Path, count: i64) -> rusqlite::Result<()> {
+fn ticks(path: &Path, count: i64) -> rusqlite::Result<()> {
     let conn = sqlite::open(path);
     let mut version = conn.prepare("PRAGMA data_version")?;
     let mut last = conn.prepare("SELECT coalesce(max(id), 0) FROM tick")?;

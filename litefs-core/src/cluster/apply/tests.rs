@@ -13,6 +13,31 @@ const DELTA: &[u8] = include_bytes!("../../../testdata/ltx/02-delta-512-wal.ltx"
 /// Tells what is asked of it. `bad` and `unapplied` fail; `locked` can't be applied a number of times.
 struct Witness(mpsc::Sender<String>, u32);
 
+/// An earlier stream has left something.
+struct Heir(Witness);
+
+impl Target for Heir {
+    fn pending(&self) -> BTreeSet<DbName> {
+        [name("left")].into()
+    }
+
+    fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error> {
+        self.0.receive(db, ltx)
+    }
+
+    fn apply(&mut self, db: &DbName) -> Result<Applied, Error> {
+        self.0.apply(db)
+    }
+
+    fn ready(&mut self) {
+        self.0.ready();
+    }
+
+    fn heard(&mut self, timestamp: Timestamp) {
+        self.0.heard(timestamp);
+    }
+}
+
 impl Target for Witness {
     fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error> {
         match db.as_str() {
@@ -24,7 +49,8 @@ impl Target for Witness {
             _ => {}
         }
         let mut bytes = Vec::new();
-        let read = ltx.read_to_end(&mut bytes);
+        // As the decoder does, it reads no further than the file goes.
+        let read = ltx.take(DELTA.len() as u64).read_to_end(&mut bytes);
         read.map_err(|source| Error::Io { op: "read", path: "stream".into(), source })?;
         assert_eq!(bytes, DELTA);
         self.tell(format!("receive {db}"))
@@ -80,13 +106,20 @@ fn ready() -> Vec<Step> {
 
 /// Runs a stream of these batches, all of which are there from the start.
 async fn outcome(batches: Vec<Vec<Step>>) -> (Vec<String>, Result<(), Error>) {
+    outcome_for(|witness| witness, batches).await
+}
+
+async fn outcome_for<T: Target>(
+    target: impl FnOnce(Witness) -> T + Send + 'static,
+    batches: Vec<Vec<Step>>,
+) -> (Vec<String>, Result<(), Error>) {
     let (feed, inbox): (Feed, _) = queue();
     for steps in batches {
         feed.send(steps).await.unwrap();
     }
     drop(feed);
     let (tell, told) = mpsc::channel();
-    let ended = std::thread::spawn(|| run(inbox, Witness(tell, 2))).join().unwrap();
+    let ended = std::thread::spawn(|| run(inbox, target(Witness(tell, 2)))).join().unwrap();
     (told.iter().collect(), ended)
 }
 
@@ -161,4 +194,20 @@ async fn a_file_that_is_cut_off_is_no_failure_of_the_database() {
     let (did, ended) = outcome(vec![cut]).await;
     ended.unwrap();
     assert!(did.is_empty(), "{did:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_lacks_its_end_mark_only_is_applied() {
+    let mut cut = ltx("a");
+    cut.truncate(3);
+    let (did, ended) = outcome(vec![cut]).await;
+    ended.unwrap();
+    assert_eq!(did, ["receive a", "apply a"]);
+}
+
+#[tokio::test]
+async fn what_an_earlier_stream_has_left_is_applied() {
+    let (did, ended) = outcome_for(Heir, vec![ready()]).await;
+    ended.unwrap();
+    assert_eq!(did, ["apply left", "ready"]);
 }
