@@ -60,7 +60,8 @@ impl Following {
         let url = &primary.advertise_url;
         let failed = |source| FollowError::Connect { url: url.clone(), source };
         let node = NodeUrl::parse(url).map_err(failed)?;
-        let positions = store.databases().iter().map(|db| (db.name().clone(), db.received_pos())).collect();
+        let positions =
+            store.databases().iter().map(|db| (db.name().clone(), db.received_pos())).collect();
         let (positions, filter) = (PositionMap(positions), &options.databases);
         let stream =
             ReplicationStream::open(&node, store.node_id(), &positions, filter, options.timeouts)

@@ -29,6 +29,7 @@ mod clean;
 mod encode;
 mod files;
 mod history;
+mod import;
 mod known;
 mod names;
 mod pages;
@@ -65,6 +66,8 @@ use plan::{Logged, Plan, WalPages};
 pub use apply::Applied;
 pub use files::{OpenFile, OpenHow};
 pub use history::{History, Next};
+pub use import::ImportError;
+pub(crate) use import::{SPOOL_PREFIX, Spooled, remove_spooled};
 pub use names::{FileKind, MountName, SuperSuffix};
 pub(crate) use peer::PeerSlot;
 pub use peer::{ByteLock, Peer, PeerFile};
@@ -409,7 +412,7 @@ impl Database {
             let logged = plan.logged();
             let files = self.page_files(page_size)?;
             let job = Job { plan, files, timestamp: self.env.now(), kind: RecordKind::Plain };
-            self.append_now(job)?;
+            self.append_now(&job)?;
             self.sync_log()?;
             c.logged = Logged { page_size: None, ..logged };
         }

@@ -20,6 +20,7 @@ impl Database {
     pub(super) fn write_directly(&self, change: &Change) -> Result<Applied, Error> {
         let Some(file) = self.open_exclusively()? else { return Ok(Applied::Waiting) };
         let redo = Redo::begin(self)?;
+        self.capture.lock().rewriting = true;
         let mut writer = PageWriter::new(file.as_ref(), change.to.page_size());
         let failed = |e| self.peer_error(e, "write", FileKind::Database);
         change.each(self, |pgno, page| writer.page(pgno, page).map_err(failed))?;
@@ -30,7 +31,7 @@ impl Database {
     }
 
     /// The database file, exclusively locked; `None` if others won't go.
-    pub(super) fn open_exclusively(&self) -> Result<Option<Box<dyn PeerFile>>, Error> {
+    pub(in crate::db) fn open_exclusively(&self) -> Result<Option<Box<dyn PeerFile>>, Error> {
         let failed = |op| move |e| self.peer_error(e, op, FileKind::Database);
         let file =
             self.peer().open(&self.name, FileKind::Database, true).map_err(failed("open"))?;
@@ -50,6 +51,7 @@ impl Database {
         c.logged = to.logged();
         c.page_size = Some(to.page_size());
         c.dirty = Default::default();
+        c.rewriting = false;
         Ok(())
     }
 }

@@ -18,11 +18,12 @@ use crate::env::{File, OpenMode};
 use crate::error::{Error, IoContext};
 use crate::log::{RecordKind, RecordMeta};
 use crate::ltx::{Encoder, Header};
-use crate::types::{Checksum, Pgno, Pos};
+use crate::types::{Checksum, PageCount, PageSize, Pgno, Pos};
 
 use super::change::Target;
 use super::direct::PageWriter;
 use super::{Applied, Applier};
+use crate::db::peer::PeerFile;
 use crate::db::plan::Logged;
 use crate::db::recover::logged_by;
 use crate::db::{Database, FileKind, Health};
@@ -99,18 +100,19 @@ impl Database {
             Some(Ok((meta, _))) if meta.kind == RecordKind::PositionOnly => Some(meta.pos()),
             _ => None,
         };
-        let wanted = first.map(|pos| self.paths.image(pos));
+        // A snapshot begins the log, an import ends it.
+        let last = self.log.lock().log.last().map(RecordMeta::pos);
+        let wanted: Vec<_> =
+            [first, last].into_iter().flatten().map(|pos| self.paths.image(pos)).collect();
         let mut finished = false;
         for name in self.env.read_dir(self.paths.dir()).at("read", self.paths.dir())? {
             if !name.to_str().is_some_and(|name| name.starts_with("image")) {
                 continue;
             }
             let path = self.paths.dir().join(name);
-            if Some(&path) == wanted.as_ref() {
-                tracing::info!(db = %self.name, "puts a snapshot in place that was received before the last end");
-                for kind in [FileKind::Journal, FileKind::Wal] {
-                    self.remove_if_there(kind)?;
-                }
+            if wanted.contains(&path) {
+                tracing::info!(db = %self.name, "puts a database in place that came whole before the last end");
+                self.remove_remains()?;
                 self.image_becomes_database(&path)?;
                 finished = true;
             } else {
@@ -131,22 +133,35 @@ impl Database {
     /// Writes the pages of the image that differ over those of the database.
     fn write_image(&self, image: &dyn File, to: &Target) -> Result<Applied, Error> {
         let Some(file) = self.open_exclusively()? else { return Ok(Applied::Waiting) };
-        let page_size = to.page_size();
-        let mut writer = PageWriter::new(file.as_ref(), page_size);
+        self.capture.lock().rewriting = true;
+        let path = self.paths.image(to.pos);
+        self.copy_image(file.as_ref(), image, &path, to.count, to.page_size())?;
+        self.end_directly(file.as_ref(), to)?;
+        Ok(Applied::All)
+    }
+
+    /// Writes the pages of an image that differ over those of the database file, which is locked.
+    pub(in crate::db) fn copy_image(
+        &self,
+        file: &dyn PeerFile,
+        image: &dyn File,
+        path: &Path,
+        count: PageCount,
+        page_size: PageSize,
+    ) -> Result<(), Error> {
+        let mut writer = PageWriter::new(file, page_size);
         let old: Arc<dyn File> = self.file(FileKind::Database)?;
         let failed = |e| self.peer_error(e, "write", FileKind::Database);
         let (mut new, mut now) = (vec![0; page_size.as_usize()], vec![0; page_size.as_usize()]);
-        for pgno in Pgno::all(to.count, page_size) {
+        for pgno in Pgno::all(count, page_size) {
             let offset = pgno.offset(page_size);
-            image.read_exact_at(&mut new, offset).at("read", self.paths.image(to.pos))?;
+            image.read_exact_at(&mut new, offset).at("read", path)?;
             let n = old.read_at(&mut now, offset).at("read", self.paths.database())?;
             if n < now.len() || now != new {
                 writer.page(pgno, &new).map_err(failed)?;
             }
         }
-        writer.flush().map_err(failed)?;
-        self.end_directly(file.as_ref(), to)?;
-        Ok(Applied::All)
+        writer.flush().map_err(failed)
     }
 }
 

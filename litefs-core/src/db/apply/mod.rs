@@ -266,7 +266,7 @@ impl Database {
     }
 
     /// A page as it is now; empty if there are no pages.
-    fn newest_page(&self, pgno: Pgno) -> Result<Vec<u8>, Error> {
+    pub(super) fn newest_page(&self, pgno: Pgno) -> Result<Vec<u8>, Error> {
         let c = self.capture.lock();
         let Some(page_size) = c.logged.page_size else { return Ok(Vec::new()) };
         let mut files = self.page_files(page_size)?;
@@ -293,11 +293,16 @@ impl Database {
     }
 
     /// The way to SQLite's files.
-    fn peer(&self) -> Arc<dyn Peer> {
+    pub(super) fn peer(&self) -> Arc<dyn Peer> {
         self.peers.get().unwrap_or_else(|| Arc::new(Backing(self.me.clone())))
     }
 
-    fn peer_error(&self, source: std::io::Error, op: &'static str, kind: FileKind) -> Error {
+    pub(super) fn peer_error(
+        &self,
+        source: std::io::Error,
+        op: &'static str,
+        kind: FileKind,
+    ) -> Error {
         Error::Io { op, path: self.paths.file(kind), source }
     }
 }

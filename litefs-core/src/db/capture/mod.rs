@@ -62,6 +62,8 @@ pub(super) struct Capture {
     pub(super) staged: Option<Staged>,
     /// What the log says of the transaction that is being applied: the WAL's next commit frame is its.
     pub(super) applying: Option<Logged>,
+    /// The engine is writing pages directly: what the file holds is no position.
+    pub(super) rewriting: bool,
     /// Whether the app has asked for an fsync since the WAL's last restart.
     pub(super) app_syncs: bool,
     /// Snapshots that are being read: they must see each change of a file before it is made.

@@ -278,7 +278,7 @@ impl Database {
     fn append(&self, plan: Plan, kind: RecordKind) -> Result<(), Error> {
         let files = self.page_files(plan.page_size)?;
         let job = Job { plan, files, timestamp: self.env.now(), kind };
-        self.append_now(job)?;
+        self.append_now(&job)?;
         if self.options.durability == Durability::Always { self.sync_log() } else { Ok(()) }
     }
 
