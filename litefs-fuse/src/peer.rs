@@ -131,25 +131,38 @@ impl PeerFile for MountFile {
         self.0.sync_data()
     }
 
-    /// The empty range at 0 stands for all bytes, as in `struct flock`.
     fn lock(&self, bytes: Range<u64>, lock: ByteLock) -> io::Result<bool> {
-        let kind = match lock {
-            ByteLock::None => libc::F_UNLCK,
-            ByteLock::Shared => libc::F_RDLCK,
-            ByteLock::Exclusive => libc::F_WRLCK,
-        };
-        let out_of_range = |_| io::Error::from(io::ErrorKind::InvalidInput);
-        let flock = libc::flock {
-            l_type: kind as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: bytes.start.try_into().map_err(out_of_range)?,
-            l_len: (bytes.end - bytes.start).try_into().map_err(out_of_range)?,
-            l_pid: 0,
-        };
-        match fcntl(self.0.as_ref(), FcntlArg::F_OFD_SETLK(&flock)) {
+        match fcntl(self.0.as_ref(), FcntlArg::F_OFD_SETLK(&flock(bytes, lock)?)) {
             Ok(_) => Ok(true),
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
     }
+
+    fn locked_by_others(&self, bytes: Range<u64>) -> io::Result<ByteLock> {
+        let mut lock = flock(bytes, ByteLock::Exclusive)?;
+        fcntl(self.0.as_ref(), FcntlArg::F_OFD_GETLK(&mut lock))?;
+        Ok(match libc::c_int::from(lock.l_type) {
+            libc::F_RDLCK => ByteLock::Shared,
+            libc::F_WRLCK => ByteLock::Exclusive,
+            _ => ByteLock::None,
+        })
+    }
+}
+
+/// The empty range at 0 stands for all bytes, as in the structure itself.
+fn flock(bytes: Range<u64>, lock: ByteLock) -> io::Result<libc::flock> {
+    let kind = match lock {
+        ByteLock::None => libc::F_UNLCK,
+        ByteLock::Shared => libc::F_RDLCK,
+        ByteLock::Exclusive => libc::F_WRLCK,
+    };
+    let out_of_range = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    Ok(libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: bytes.start.try_into().map_err(out_of_range)?,
+        l_len: (bytes.end - bytes.start).try_into().map_err(out_of_range)?,
+        l_pid: 0,
+    })
 }

@@ -6,25 +6,36 @@
 //! | path | answer |
 //! |---|---|
 //! | `GET /info` | the node as JSON: cluster, role, data directory |
+//! | `GET /export?name=` | a database as one file |
+//! | `POST /import?name=` | the body becomes a database |
+//! | `GET /events` | what happens, a line of JSON each |
 //! | `POST /stream` | to a replica: what it lacks, then what is committed |
+//! | `/metrics` | counters and times, for Prometheus |
+//! | `/debug/vars` | positions and locks as JSON |
 //!
-//! Every answer names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
+//! Every answer of the first five names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
 
+mod body;
 pub mod client;
+mod events;
+mod export;
 pub mod frames;
+mod import;
+mod metrics;
 #[cfg(test)]
 pub(crate) mod rig;
 mod serve;
 mod stream;
+mod vars;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use serde::Serialize;
 
 use crate::store::Store;
@@ -45,12 +56,18 @@ pub fn router(store: Arc<Store>, node: NodeInfo) -> Router {
     let state = AppState { store, node: Arc::new(node) };
     Router::new()
         .route("/info", get(info))
+        .route("/export", get(export::export))
+        // An import may be as large as the disk.
+        .route("/import", post(import::import).layer(DefaultBodyLimit::disable()))
+        .route("/events", get(events::events))
         .route("/stream", post(stream::stream))
         .method_not_allowed_fallback(|| async {
             text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
         })
         .fallback(|| async { text(StatusCode::NOT_FOUND, "404 page not found\n") })
         .layer(middleware::from_fn_with_state(state.clone(), name_node))
+        .route("/metrics", any(metrics::metrics))
+        .route("/debug/vars", any(vars::vars))
         .with_state(state)
 }
 

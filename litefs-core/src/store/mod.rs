@@ -27,6 +27,7 @@ use crate::env::{Env, LockGuard, OpenMode, SystemEnv};
 use crate::error::{Error, IoContext};
 use crate::log::LogOptions;
 use crate::ltx::Timestamp;
+use crate::metrics::Metrics;
 use crate::types::{DbName, Pos};
 
 pub(crate) use changes::Changes;
@@ -202,6 +203,7 @@ impl Store {
                 node_id,
                 log: options.log,
                 changes: Changes::new(),
+                metrics: Arc::new(Metrics::new()),
             }),
             authority: Arc::new(Authority::new()),
             role: RwLock::default(),
@@ -448,6 +450,11 @@ impl Store {
         self.env.sync_dir(dir).at("sync", dir)?;
         *known = Some(id.clone());
         Ok(())
+    }
+
+    /// What is counted and measured.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.options.metrics
     }
 
     /// Chance, from where the store has its files and its clock.

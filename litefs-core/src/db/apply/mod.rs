@@ -41,7 +41,7 @@ mod wal;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Error, IoContext};
 use crate::log::{RecordKind, RecordMeta};
@@ -108,6 +108,7 @@ impl Database {
             if self.marked_clean.load(Ordering::Acquire) {
                 self.unmark_clean()?;
             }
+            let started = Instant::now();
             let to = match next {
                 Pending::Drop(meta) => {
                     self.apply_drop(applier, &meta)?;
@@ -122,6 +123,7 @@ impl Database {
                     Applied::Waiting => return Ok(Applied::Waiting),
                 },
             };
+            self.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
             self.publish_applied(&to);
         }
     }
@@ -283,6 +285,8 @@ impl Database {
     fn publish_applied(&self, meta: &RecordMeta) {
         let committed_at = SystemTime::UNIX_EPOCH
             + Duration::from_millis(u64::try_from(meta.timestamp_ms).unwrap_or(0));
+        // A primary whose clock is ahead of ours is no reason for a negative lag.
+        self.metrics.applied(self.env.now().duration_since(committed_at).unwrap_or_default());
         self.publish_at(logged_by(meta), committed_at);
     }
 

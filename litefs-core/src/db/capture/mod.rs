@@ -27,6 +27,7 @@ mod rollback;
 mod wal;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::env::File;
 use crate::error::{Error, IoContext};
@@ -197,6 +198,7 @@ impl Database {
     }
 
     fn commit_wal(&self, c: &mut Capture, wal: &Arc<dyn File>, tx: WalTx) -> Result<(), Error> {
+        let started = Instant::now();
         let Some(tail) = &c.wal else { return Ok(()) };
         let mut files = self.page_files(tail.page_size())?;
         files.wal = Some(Arc::clone(wal));
@@ -209,7 +211,9 @@ impl Database {
         c.dirty.whole = false;
         let Some(mut plan) = plan else { return Ok(()) };
         plan.wal = Some(span);
-        self.accept(c, plan, files)
+        self.accept(c, plan, files)?;
+        self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// Takes a transaction whose pages the WAL goes on holding: the log may have it a little later.
