@@ -106,13 +106,14 @@ impl Body for ChannelBody {
 pub(super) struct BodyReader {
     from: mpsc::Receiver<io::Result<Bytes>>,
     rest: Bytes,
+    ended: bool,
     received: IntCounter,
 }
 
 /// A reader, and where the frames of a body go that it is to read.
 pub(super) fn reader(received: IntCounter) -> (mpsc::Sender<io::Result<Bytes>>, BodyReader) {
     let (to, from) = mpsc::channel(MAX_BLOCKS);
-    (to, BodyReader { from, rest: Bytes::new(), received })
+    (to, BodyReader { from, rest: Bytes::new(), ended: false, received })
 }
 
 /// Passes a body on until it ends or the reader has enough. A body that falls silent has failed.
@@ -136,16 +137,15 @@ pub(super) async fn forward(mut body: AxumBody, to: mpsc::Sender<io::Result<Byte
 
 impl Read for BodyReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.ended {
+            return Ok(0);
+        }
         if self.rest.is_empty() {
             // Whoever passes the body on has gone before its end.
             let gone = || Err(io::ErrorKind::ConnectionAborted.into());
             self.rest = self.from.blocking_recv().unwrap_or_else(gone)?;
             self.received.inc_by(self.rest.len() as u64);
-            if self.rest.is_empty() {
-                // Nothing comes after the end; who asks again is told the same.
-                self.from.close();
-                return Ok(0);
-            }
+            self.ended = self.rest.is_empty();
         }
         let n = self.rest.len().min(buf.len());
         self.rest.copy_to_slice(&mut buf[..n]);

@@ -26,6 +26,7 @@ mod metrics;
 pub(crate) mod rig;
 mod serve;
 mod stream;
+pub mod transfer;
 mod vars;
 
 use std::sync::Arc;
@@ -142,45 +143,4 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::body::{Body, to_bytes};
-    use tower::ServiceExt;
-
-    use super::*;
-    use crate::store::StoreOptions;
-
-    async fn call(method: &str, path: &str) -> (StatusCode, String, bool) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = StoreOptions::new(dir.path()).open().unwrap();
-        store.become_primary();
-        store.ensure_cluster_id().unwrap();
-        let node = NodeInfo { candidate: true, hostname: "here".into() };
-        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-        let response = router(store, node).oneshot(request).await.unwrap();
-        let named = response.headers().contains_key("litefs-id");
-        let status = response.status();
-        let body = to_bytes(response.into_body(), 65536).await.unwrap();
-        (status, String::from_utf8(body.to_vec()).unwrap(), named)
-    }
-
-    #[tokio::test]
-    async fn info_tells_role_and_place() {
-        let (status, body, named) = call("GET", "/info").await;
-        assert_eq!((status, named), (StatusCode::OK, true));
-        assert!(body.starts_with("{\n  \"clusterID\": \"LFSC"), "{body}");
-        assert!(
-            body.contains("\"isPrimary\": true") && body.contains("\"hostname\": \"here\""),
-            "{body}"
-        );
-    }
-
-    #[tokio::test]
-    async fn other_paths_and_methods_are_refused() {
-        assert_eq!(call("GET", "/x").await.0, StatusCode::NOT_FOUND);
-        let (status, body, _) = call("DELETE", "/info").await;
-        assert_eq!(
-            (status, body.as_str()),
-            (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
-        );
-    }
-}
+mod tests;
