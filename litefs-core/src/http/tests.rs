@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
-use http_body_util::{BodyExt, channel::Channel};
+use http_body_util::{BodyExt, Collected, channel::Channel};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -35,7 +35,7 @@ async fn ask(rig: &Rig, method: &str, path: &str, body: impl Into<Body>) -> Answ
     let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
     let response = router(Arc::clone(&rig.store), node).oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
-    let body = body.collect().await.map(|all| all.to_bytes()).map_err(|err| err.to_string());
+    let body = body.collect().await.map(Collected::to_bytes).map_err(|err| err.to_string());
     Answer { status: parts.status, headers: parts.headers, body }
 }
 
