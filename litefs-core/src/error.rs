@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::db::ImportError;
 use crate::log::LogError;
 use crate::ltx;
 use crate::sqlite::DbHeaderError;
@@ -190,6 +191,20 @@ pub enum Error {
         /// Why.
         source: litefs_lease::ClusterIdError,
     },
+    /// What was to be imported isn't a database, or didn't come whole.
+    #[error("{db}: {source}")]
+    Import {
+        /// The database.
+        db: DbName,
+        /// Why.
+        source: ImportError,
+    },
+    /// Applications keep the database locked.
+    #[error("{db}: database is locked")]
+    InUse {
+        /// The database.
+        db: DbName,
+    },
     /// Another process uses the data directory.
     #[error("data directory {} is used by another process", path.display())]
     Locked {
@@ -235,10 +250,11 @@ impl Error {
             Error::Exists { .. } => ErrorKind::Exists,
             Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
             Error::Invalid { .. } | Error::OtherCluster { .. } => ErrorKind::InvalidInput,
-            Error::Locked { .. } | Error::Unsettled { .. } => ErrorKind::Busy,
+            Error::Locked { .. } | Error::Unsettled { .. } | Error::InUse { .. } => ErrorKind::Busy,
             Error::Header { .. }
             | Error::PositionMismatch { .. }
             | Error::ChecksumMismatch { .. }
+            | Error::Import { .. }
             | Error::LogLost { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,

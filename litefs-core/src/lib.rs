@@ -65,6 +65,7 @@ pub mod error;
 pub mod http;
 pub mod log;
 pub mod ltx;
+mod metrics;
 pub mod sqlite;
 pub mod store;
 pub mod types;

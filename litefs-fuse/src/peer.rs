@@ -183,26 +183,41 @@ impl PeerFile for MountFile {
     fn lock(&self, bytes: Range<u64>, kind: ByteLock) -> io::Result<bool> {
         self.call(move |file| lock(file, bytes, kind))
     }
+
+    fn locked_by_others(&self, bytes: Range<u64>) -> io::Result<ByteLock> {
+        self.call(move |file| {
+            let mut lock = flock(bytes, ByteLock::Exclusive)?;
+            fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+            Ok(match libc::c_int::from(lock.l_type) {
+                libc::F_RDLCK => ByteLock::Shared,
+                libc::F_WRLCK => ByteLock::Exclusive,
+                _ => ByteLock::None,
+            })
+        })
+    }
 }
 
-/// The empty range at 0 stands for all bytes, as in `struct flock`.
 fn lock(file: &File, bytes: Range<u64>, lock: ByteLock) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&flock(bytes, lock)?)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The empty range at 0 stands for all bytes, as in the structure itself.
+fn flock(bytes: Range<u64>, lock: ByteLock) -> io::Result<libc::flock> {
     let kind = match lock {
         ByteLock::None => libc::F_UNLCK,
         ByteLock::Shared => libc::F_RDLCK,
         ByteLock::Exclusive => libc::F_WRLCK,
     };
     let out_of_range = |_| io::Error::from(io::ErrorKind::InvalidInput);
-    let flock = libc::flock {
+    Ok(libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: bytes.start.try_into().map_err(out_of_range)?,
         l_len: (bytes.end - bytes.start).try_into().map_err(out_of_range)?,
         l_pid: 0,
-    };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&flock)) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
+    })
 }

@@ -12,6 +12,7 @@
 mod config;
 mod ltx;
 mod mount;
+mod transfer;
 mod verify;
 mod version;
 
@@ -40,6 +41,8 @@ pub(crate) fn dispatch(args: Vec<OsString>) -> ExitCode {
         None => ("help".into(), &args[..]),
     };
     let result = match &*name {
+        "export" => transfer::export(rest),
+        "import" => transfer::import(rest),
         "mount" => mount::run(rest),
         "version" => version::run(rest),
         "config" => config::run(rest),
@@ -81,6 +84,8 @@ pub(crate) enum Failure {
     Close(#[from] CloseError),
     #[error(transparent)]
     Ltx(#[from] ltx::LtxError),
+    #[error(transparent)]
+    Transfer(#[from] transfer::TransferError),
     #[error("{}", chain(source))]
     Data { source: litefs_core::error::Error },
     #[error("cannot handle signals: {}", os_text(.0))]
@@ -106,6 +111,7 @@ impl Failure {
         match self {
             Failure::UnknownCommand(_) => Some("run `litefs help` for the list".into()),
             Failure::Config(err) => err.hint(),
+            Failure::Transfer(err) => err.hint(),
             Failure::Start(err) => err.hint().map(Into::into),
             Failure::Close(err) => err.hint().map(Into::into),
             _ => None,
@@ -202,6 +208,8 @@ Usage:
 
 Commands:
 
+    export     download a database from a running node
+    import     upload a database, or replace it
     mount      mount the directory and run an application in it
     config     explain and check a configuration
     ltx        list, show and verify captured transactions

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 
 use litefs_lease::{ClusterIdError, PrimaryInfo};
+use prometheus::IntCounter;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
@@ -20,6 +21,7 @@ use super::role::{StreamId, check_stream};
 use crate::error::{Error, chain};
 use crate::http::client::{ClientError, NodeUrl, ReplicationStream};
 use crate::http::frames::{Event, Frame, FrameDecoder, FrameError, PositionMap};
+use crate::metrics::Traffic;
 use crate::store::Store;
 
 /// Why a stream was left.
@@ -89,6 +91,7 @@ impl Following {
     ) -> Result<(), FollowError> {
         let (feed, inbox) = queue();
         let target = StoreTarget { store: Arc::clone(&self.store), ready };
+        let received = self.store.metrics().received(Traffic::Stream);
         let (tell, mut ended) = oneshot::channel();
         thread::Builder::new()
             .name("litefs-replica".into())
@@ -96,7 +99,7 @@ impl Following {
             .map_err(FollowError::Thread)?;
         let read = tokio::select! {
             // All may be dropped: the stream is left in any case.
-            read = read(&mut self.stream, &feed) => read,
+            read = read(&mut self.stream, &feed, &received) => read,
             () = stop => Ok(()),
             applied = &mut ended => return applied.unwrap_or_panicked(),
         };
@@ -107,9 +110,14 @@ impl Following {
     }
 }
 
-async fn read(stream: &mut ReplicationStream, feed: &Feed) -> Result<(), FollowError> {
+async fn read(
+    stream: &mut ReplicationStream,
+    feed: &Feed,
+    received: &IntCounter,
+) -> Result<(), FollowError> {
     let mut decoder = FrameDecoder::new();
     while let Some(bytes) = stream.next().await? {
+        received.inc_by(bytes.len() as u64);
         let (mut input, mut steps, mut end) = (&bytes[..], Vec::new(), false);
         while let Some(event) = decoder.next(&mut input)? {
             match event {

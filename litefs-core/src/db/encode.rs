@@ -97,10 +97,10 @@ impl Database {
     }
 
     /// Does the job now, after all that wait.
-    pub(super) fn append_now(&self, job: Job) -> Result<(), Error> {
+    pub(super) fn append_now(&self, job: &Job) -> Result<(), Error> {
         let mut writer = self.log.lock();
         self.drain_into(&mut writer)?;
-        self.encode(&mut writer, &job)
+        self.encode(&mut writer, job)
     }
 
     /// Does all waiting jobs.

@@ -279,6 +279,7 @@ impl OpenFile {
         if self.own {
             return self.write_own(data, offset);
         }
+        self.db.metrics.written(self.kind);
         match self.kind {
             FileKind::Shm | FileKind::Super(_) => self.put(data, offset),
             FileKind::Database => self.write_page(data, offset),

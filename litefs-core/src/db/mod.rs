@@ -30,6 +30,7 @@ mod diverged;
 mod encode;
 mod files;
 mod history;
+mod import;
 mod known;
 mod names;
 mod pages;
@@ -53,6 +54,7 @@ use crate::authority::{Authority, WriteAuthority};
 use crate::env::{Env, File};
 use crate::error::{Error, IoContext};
 use crate::log::{LogError, LogOptions, RecordKind, Retention, TxLog};
+use crate::metrics::{DbMetrics, Metrics};
 use crate::sqlite::DbHeader;
 use crate::store::{Changes, DbPaths, Event};
 use crate::types::{Checksum, DbName, PageCount, PageSize, Pos};
@@ -66,6 +68,8 @@ use plan::{Logged, Plan, WalPages};
 pub use apply::Applied;
 pub use files::{OpenFile, OpenHow};
 pub use history::{History, Next};
+pub use import::ImportError;
+pub(crate) use import::{SPOOL_PREFIX, Spooled, remove_spooled};
 pub use names::{FileKind, MountName, SuperSuffix};
 pub(crate) use peer::PeerSlot;
 pub use peer::{ByteLock, Peer, PeerFile};
@@ -92,6 +96,7 @@ pub(crate) struct DbOptions {
     pub(crate) node_id: u64,
     pub(crate) log: LogOptions,
     pub(crate) changes: Arc<Changes>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// One database of a store.
@@ -102,6 +107,7 @@ pub struct Database {
     paths: DbPaths,
     env: Arc<dyn Env>,
     options: Arc<DbOptions>,
+    metrics: DbMetrics,
     authority: Arc<Authority>,
     worker: Worker,
     peers: Arc<PeerSlot>,
@@ -141,6 +147,13 @@ pub enum Health {
     },
 }
 
+/// What a log holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogUsage {
+    pub(crate) transactions: u64,
+    pub(crate) bytes: u64,
+}
+
 /// What others may see of a database without its locks.
 #[derive(Debug, Clone, Copy, Default)]
 struct Published {
@@ -175,6 +188,7 @@ impl Database {
         let db = Arc::new_cyclic(|me| Database {
             me: Weak::clone(me),
             marked_clean: AtomicBool::new(mark.is_some()),
+            metrics: options.metrics.database(&name),
             name,
             paths,
             env,
@@ -237,6 +251,12 @@ impl Database {
         self.repaired.load(Ordering::Relaxed)
     }
 
+    /// What its log holds.
+    pub(crate) fn log_usage(&self) -> LogUsage {
+        let log = &self.log.lock().log;
+        LogUsage { transactions: transactions(log), bytes: log.usage().bytes }
+    }
+
     /// Its directory in the data directory.
     pub fn dir(&self) -> &Path {
         self.paths.dir()
@@ -251,8 +271,10 @@ impl Database {
             return Ok(());
         }
         let mut writer = self.log.lock();
+        let before = transactions(&writer.log);
         let report = writer.log.retain(retention, self.env.now()).map_err(|e| self.log_error(e))?;
         if report.removed_files > 0 {
+            self.metrics.reaped.inc_by(before - transactions(&writer.log).min(before));
             tracing::debug!(db = %self.name, files = report.removed_files, bytes = report.removed_bytes, "retention");
         }
         Ok(())
@@ -272,8 +294,10 @@ impl Database {
     /// The right to change the database now. Any change makes the next start a start after a crash,
     /// until the database is closed.
     fn writable(&self) -> Result<WriteAuthority<'_>, Error> {
-        let authority =
-            self.authority.check().ok_or_else(|| Error::Replica { db: self.name.clone() })?;
+        let authority = self.authority.check().ok_or_else(|| {
+            self.metrics.refused.inc();
+            Error::Replica { db: self.name.clone() }
+        })?;
         if let Health::ReadOnly { reason } = &*self.health.read() {
             return Err(Error::Failed { db: self.name.clone(), reason: reason.clone() });
         }
@@ -294,6 +318,7 @@ impl Database {
     }
 
     fn publish(&self, c: &Capture) {
+        self.metrics.committed();
         self.publish_at(c.logged, self.env.now());
     }
 
@@ -415,7 +440,7 @@ impl Database {
             let logged = plan.logged();
             let files = self.page_files(page_size)?;
             let job = Job { plan, files, timestamp: self.env.now(), kind: RecordKind::Plain };
-            self.append_now(job)?;
+            self.append_now(&job)?;
             self.sync_log()?;
             c.logged = Logged { page_size: None, ..logged };
         }
@@ -447,6 +472,11 @@ impl Database {
     fn log_error(&self, source: LogError) -> Error {
         Error::Log { db: self.name.clone(), source }
     }
+}
+
+fn transactions(log: &TxLog) -> u64 {
+    let ends = log.first_txid().zip(log.appended());
+    ends.map_or(0, |(first, last)| last.as_u64() - first.as_u64() + 1)
 }
 
 impl OpenFiles {

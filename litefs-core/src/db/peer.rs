@@ -14,6 +14,10 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use crate::error::Error;
+use crate::sqlite::locks::{
+    PENDING_BYTE, RESERVED_BYTE, SHARED_FIRST, WAL_CKPT_LOCK, WAL_DMS, WAL_RECOVER_LOCK,
+    WAL_WRITE_LOCK, wal_read_lock,
+};
 use crate::types::DbName;
 
 use super::{Database, FileKind, OpenFile};
@@ -41,6 +45,8 @@ pub trait PeerFile: Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Locks bytes, without waiting; `false` if another process's lock is in the way.
     fn lock(&self, bytes: Range<u64>, lock: ByteLock) -> io::Result<bool>;
+    /// The lock that others hold on any of these bytes, the stronger one if there are several.
+    fn locked_by_others(&self, bytes: Range<u64>) -> io::Result<ByteLock>;
 }
 
 /// What to do with a range of bytes.
@@ -93,7 +99,42 @@ impl PeerFile for BackingFile {
     fn lock(&self, _: Range<u64>, _: ByteLock) -> io::Result<bool> {
         Ok(true)
     }
+
+    fn locked_by_others(&self, _: Range<u64>) -> io::Result<ByteLock> {
+        Ok(ByteLock::None)
+    }
 }
+
+impl Database {
+    /// SQLite's locks, as others hold them now. Asks through the mount: not for a thread that serves it.
+    pub(crate) fn held_locks(&self) -> Vec<(&'static str, ByteLock)> {
+        let peer = self.peer();
+        let mut held = Vec::new();
+        for (kind, locks) in [(FileKind::Database, DATABASE_LOCKS), (FileKind::Shm, SHM_LOCKS)] {
+            let file = peer.open(&self.name, kind, false).ok();
+            held.extend(locks.iter().map(|(name, byte)| {
+                let ask = |file: &dyn PeerFile| file.locked_by_others(*byte..*byte + 1).ok();
+                (*name, file.as_deref().and_then(ask).unwrap_or(ByteLock::None))
+            }));
+        }
+        held
+    }
+}
+
+/// In the original's words.
+const DATABASE_LOCKS: &[(&str, u64)] =
+    &[("pending", PENDING_BYTE), ("reserved", RESERVED_BYTE), ("shared", SHARED_FIRST)];
+const SHM_LOCKS: &[(&str, u64)] = &[
+    ("write", WAL_WRITE_LOCK),
+    ("ckpt", WAL_CKPT_LOCK),
+    ("recover", WAL_RECOVER_LOCK),
+    ("read0", wal_read_lock(0)),
+    ("read1", wal_read_lock(1)),
+    ("read2", wal_read_lock(2)),
+    ("read3", wal_read_lock(3)),
+    ("read4", wal_read_lock(4)),
+    ("dms", WAL_DMS),
+];
 
 /// The way to a database's files now.
 #[derive(Debug, Default)]

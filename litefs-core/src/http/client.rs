@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http2;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -50,7 +50,7 @@ pub struct ReplicationStream {
 
 /// The task that drives a connection; it ends with this.
 #[derive(Debug)]
-struct Connection(JoinHandle<()>);
+pub(super) struct Connection(JoinHandle<()>);
 
 impl NodeUrl {
     /// Checks the URL.
@@ -83,6 +83,17 @@ impl NodeUrl {
         }
         let parsed = url.parse::<Uri>();
         Err(parsed.map_or_else(|_| ClientError::Url(url.into()), |_| ClientError::Scheme))
+    }
+}
+
+impl NodeUrl {
+    /// Host and port, as they stand in the URL.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    pub(super) fn invalid(&self) -> ClientError {
+        ClientError::Url(self.authority.clone())
     }
 }
 
@@ -171,14 +182,28 @@ pub enum ClientError {
     /// It refused.
     #[error("invalid response: code={0}")]
     Status(u16),
+    /// It refused, and said why.
+    #[error("invalid response: code={code}")]
+    Refused {
+        /// The status.
+        code: u16,
+        /// In its words.
+        text: String,
+    },
     /// Not even heartbeats came any more.
     #[error("no heartbeat for {0:?}")]
     Silence(Duration),
 }
 
-type Requests = http2::SendRequest<Full<Bytes>>;
-
-async fn connect(url: &NodeUrl) -> Result<(Requests, Connection), ClientError> {
+pub(super) async fn connect<B>(
+    url: &NodeUrl,
+) -> Result<(http2::SendRequest<B>, Connection), ClientError>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static,
+{
     let stream = TcpStream::connect((url.host.as_str(), url.port)).await?;
     stream.set_nodelay(true)?;
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())
@@ -205,7 +230,7 @@ fn stream_uri(url: &NodeUrl, filter: &[DbName]) -> String {
     format!("http://{}/stream{query}", url.authority)
 }
 
-fn percent_encode(text: &str) -> String {
+pub(super) fn percent_encode(text: &str) -> String {
     text.bytes().fold(String::new(), |out, byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
             out + char::from(byte).encode_utf8(&mut [0; 4])

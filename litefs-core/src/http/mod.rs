@@ -6,25 +6,37 @@
 //! | path | answer |
 //! |---|---|
 //! | `GET /info` | the node as JSON: cluster, role, data directory |
+//! | `GET /export?name=` | a database as one file |
+//! | `POST /import?name=` | the body becomes a database |
+//! | `GET /events` | what happens, a line of JSON each |
 //! | `POST /stream` | to a replica: what it lacks, then what is committed |
+//! | `/metrics` | counters and times, for Prometheus |
+//! | `/debug/vars` | positions and locks as JSON |
 //!
-//! Every answer names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
+//! Every answer of the first five names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
 
+mod body;
 pub mod client;
+mod events;
+mod export;
 pub mod frames;
+mod import;
+mod metrics;
 #[cfg(test)]
 pub(crate) mod rig;
 mod serve;
 mod stream;
+pub mod transfer;
+mod vars;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use serde::Serialize;
 
 use crate::store::Store;
@@ -45,12 +57,18 @@ pub fn router(store: Arc<Store>, node: NodeInfo) -> Router {
     let state = AppState { store, node: Arc::new(node) };
     Router::new()
         .route("/info", get(info))
+        .route("/export", get(export::export))
+        // An import may be as large as the disk.
+        .route("/import", post(import::import).layer(DefaultBodyLimit::disable()))
+        .route("/events", get(events::events))
         .route("/stream", post(stream::stream))
         .method_not_allowed_fallback(|| async {
             text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
         })
         .fallback(|| async { text(StatusCode::NOT_FOUND, "404 page not found\n") })
         .layer(middleware::from_fn_with_state(state.clone(), name_node))
+        .route("/metrics", any(metrics::metrics))
+        .route("/debug/vars", any(vars::vars))
         .with_state(state)
 }
 
@@ -125,45 +143,4 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::body::{Body, to_bytes};
-    use tower::ServiceExt;
-
-    use super::*;
-    use crate::store::StoreOptions;
-
-    async fn call(method: &str, path: &str) -> (StatusCode, String, bool) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = StoreOptions::new(dir.path()).open().unwrap();
-        store.become_primary();
-        store.ensure_cluster_id().unwrap();
-        let node = NodeInfo { candidate: true, hostname: "here".into() };
-        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-        let response = router(store, node).oneshot(request).await.unwrap();
-        let named = response.headers().contains_key("litefs-id");
-        let status = response.status();
-        let body = to_bytes(response.into_body(), 65536).await.unwrap();
-        (status, String::from_utf8(body.to_vec()).unwrap(), named)
-    }
-
-    #[tokio::test]
-    async fn info_tells_role_and_place() {
-        let (status, body, named) = call("GET", "/info").await;
-        assert_eq!((status, named), (StatusCode::OK, true));
-        assert!(body.starts_with("{\n  \"clusterID\": \"LFSC"), "{body}");
-        assert!(
-            body.contains("\"isPrimary\": true") && body.contains("\"hostname\": \"here\""),
-            "{body}"
-        );
-    }
-
-    #[tokio::test]
-    async fn other_paths_and_methods_are_refused() {
-        assert_eq!(call("GET", "/x").await.0, StatusCode::NOT_FOUND);
-        let (status, body, _) = call("DELETE", "/info").await;
-        assert_eq!(
-            (status, body.as_str()),
-            (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
-        );
-    }
-}
+mod tests;

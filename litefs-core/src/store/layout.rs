@@ -3,6 +3,7 @@
 //! ```text
 //! <data>/lock                 held by the process that uses the directory
 //! <data>/clusterid
+//! <data>/import-…             a database that is being imported, before it has come whole
 //! <data>/dbs/<db>/database    the SQLite file                     <db>
 //!                 journal     its rollback journal                <db>-journal
 //!                 wal         its write-ahead log                 <db>-wal
@@ -15,15 +16,15 @@
 //!                 own         note that transactions of this node's own may be unknown to others
 //!                 diverged/   transactions that the cluster never saw, kept aside
 //!                 redo        note that a replica is writing pages
-//!                 image-…     a snapshot from the primary that is to be put in place
+//!                 image-…     a snapshot from the primary, or an import, that is to be put in place
 //!                 spill       old pages for an open snapshot; its name is removed at once
 //! ```
 //!
-//! Same as the original but for the last nine; its `ltx/` is read where it is.
+//! Same as the original but for imports and the last nine; its `ltx/` is read where it is.
 
 use std::path::{Path, PathBuf};
 
-use crate::db::FileKind;
+use crate::db::{FileKind, SPOOL_PREFIX};
 use crate::types::{DbName, Pos};
 
 /// Paths of one data directory.
@@ -54,6 +55,11 @@ impl DataPaths {
 
     pub(crate) fn cluster_id(&self) -> PathBuf {
         self.0.join("clusterid")
+    }
+
+    /// A database that is being imported.
+    pub(crate) fn spooled(&self, random: u64) -> PathBuf {
+        self.0.join(format!("{SPOOL_PREFIX}{random:016x}"))
     }
 
     pub(crate) fn databases(&self) -> PathBuf {

@@ -22,12 +22,13 @@ use litefs_lease::{ClusterId, PrimaryInfo};
 use parking_lot::{Mutex, RwLock};
 
 use crate::authority::Authority;
-use crate::db::{Database, DbOptions, Durability, Peer, PeerSlot, Worker};
+use crate::db::{Database, DbOptions, Durability, Peer, PeerSlot, Spooled, Worker, remove_spooled};
 use crate::env::{Env, LockGuard, OpenMode, SystemEnv};
 use crate::error::{Error, IoContext};
 use crate::log::LogOptions;
 use crate::ltx::Timestamp;
-use crate::types::DbName;
+use crate::metrics::Metrics;
+use crate::types::{DbName, Pos};
 
 pub(crate) use changes::Changes;
 use layout::DataPaths;
@@ -189,6 +190,7 @@ impl Store {
         })?;
         // The node ID of the original's early versions; it is made anew by each process.
         drop(env.remove_file(&paths.legacy_id()));
+        remove_spooled(env.as_ref(), paths.dir())?;
         env.create_dir_all(&paths.databases()).at("create", paths.databases())?;
         let node_id = env.random();
         let worker = Worker::start().at("start", paths.dir())?;
@@ -201,6 +203,7 @@ impl Store {
                 node_id,
                 log: options.log,
                 changes: Changes::new(),
+                metrics: Arc::new(Metrics::new()),
             }),
             authority: Arc::new(Authority::new()),
             role: RwLock::default(),
@@ -254,6 +257,21 @@ impl Store {
     /// I/O errors.
     pub fn replica_database(&self, name: &DbName) -> Result<Arc<Database>, Error> {
         self.database(name).map_or_else(|| self.add_database(name), Ok)
+    }
+
+    /// Makes a database file, read whole from `from` first, the database of that name: one transaction, which
+    /// those who have it open see as any other.
+    ///
+    /// # Errors
+    /// `ReadOnly` on a node that may not write; [`Error::Import`] if it isn't a whole database;
+    /// [`Error::InUse`] if applications don't let go of the old one; I/O errors. Then nothing has changed.
+    pub fn import(&self, name: &DbName, from: &mut dyn io::Read) -> Result<Pos, Error> {
+        if self.authority.check().is_none() {
+            return Err(Error::Replica { db: name.clone() });
+        }
+        let path = self.paths.spooled(self.env.random());
+        let image = Spooled::read(&self.env, path, name, from)?;
+        self.create_database(name)?.import(image)
     }
 
     /// From now on SQLite's files are changed by way of a frontend, which has them open for applications.
@@ -432,6 +450,11 @@ impl Store {
         self.env.sync_dir(dir).at("sync", dir)?;
         *known = Some(id.clone());
         Ok(())
+    }
+
+    /// What is counted and measured.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.options.metrics
     }
 
     /// Chance, from where the store has its files and its clock.

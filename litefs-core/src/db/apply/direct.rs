@@ -73,7 +73,7 @@ impl Database {
             return Err(err);
         }
         // From here on the file holds a mixture.
-        self.capture.lock().dirty.whole = true;
+        self.capture.lock().rewriting = true;
         let written = part(Part::Within).and_then(|()| {
             file.set_len(to.count.len_bytes(to.page_size())).map_err(failed)?;
             if was_torn { self.check_all(to) } else { Ok(()) }
@@ -86,13 +86,14 @@ impl Database {
         c.logged = to.logged();
         c.page_size = Some(to.page_size());
         c.dirty = Default::default();
+        c.rewriting = false;
         drop(c);
         redo.end(self)?;
         Ok(Applied::All)
     }
 
     /// The database file, exclusively locked; `None` if others won't go.
-    fn open_exclusively(&self) -> Result<Option<Box<dyn PeerFile>>, Error> {
+    pub(in crate::db) fn open_exclusively(&self) -> Result<Option<Box<dyn PeerFile>>, Error> {
         let failed = |op| move |e| self.peer_error(e, op, FileKind::Database);
         let file =
             self.peer().open(&self.name, FileKind::Database, true).map_err(failed("open"))?;

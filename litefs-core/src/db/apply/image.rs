@@ -18,10 +18,12 @@ use crate::env::{File, OpenMode};
 use crate::error::{Error, IoContext};
 use crate::log::{RecordKind, RecordMeta};
 use crate::ltx::{Encoder, Header};
-use crate::types::{Checksum, Pgno, Pos};
+use crate::types::{Checksum, PageCount, PageSize, Pgno, Pos};
 
 use super::change::Target;
+use super::direct::PageWriter;
 use super::{Applied, Applier};
+use crate::db::peer::PeerFile;
 use crate::db::plan::Logged;
 use crate::db::recover::logged_by;
 use crate::db::{Database, FileKind, Health};
@@ -99,18 +101,19 @@ impl Database {
             Some(Ok((meta, _))) if meta.kind == RecordKind::PositionOnly => Some(meta.pos()),
             _ => None,
         };
-        let wanted = first.map(|pos| self.paths.image(pos));
+        // A snapshot begins the log, an import ends it.
+        let last = self.log.lock().log.last().map(RecordMeta::pos);
+        let wanted: Vec<_> =
+            [first, last].into_iter().flatten().map(|pos| self.paths.image(pos)).collect();
         let mut finished = false;
         for name in self.env.read_dir(self.paths.dir()).at("read", self.paths.dir())? {
             if !name.to_str().is_some_and(|name| name.starts_with("image")) {
                 continue;
             }
             let path = self.paths.dir().join(name);
-            if Some(&path) == wanted.as_ref() {
-                tracing::info!(db = %self.name, "puts a snapshot in place that was received before the last end");
-                for kind in [FileKind::Journal, FileKind::Wal] {
-                    self.remove_if_there(kind)?;
-                }
+            if wanted.contains(&path) {
+                tracing::info!(db = %self.name, "puts a database in place that came whole before the last end");
+                self.remove_remains()?;
                 self.image_becomes_database(&path)?;
                 finished = true;
             } else {
@@ -137,21 +140,48 @@ impl Database {
         to: &Target,
     ) -> Result<Applied, Error> {
         let page_size = to.page_size();
+        self.write_exclusively(applier, from, to, |old_len, part, writer| {
+            let wanted = |offset| part.has(offset, old_len);
+            let path = self.paths.image(to.pos);
+            self.copy_differing(writer, image, &path, to.count, page_size, wanted)
+        })
+    }
+
+    /// Writes the pages of an image that differ over those of the database file, which is locked.
+    pub(in crate::db) fn copy_image(
+        &self,
+        file: &dyn PeerFile,
+        image: &dyn File,
+        path: &Path,
+        count: PageCount,
+        page_size: PageSize,
+    ) -> Result<(), Error> {
+        let mut writer = PageWriter::new(file, page_size);
+        self.copy_differing(&mut writer, image, path, count, page_size, |_| true)?;
+        writer.flush().map_err(|e| self.peer_error(e, "write", FileKind::Database))
+    }
+
+    fn copy_differing(
+        &self,
+        writer: &mut PageWriter<'_>,
+        image: &dyn File,
+        path: &Path,
+        count: PageCount,
+        page_size: PageSize,
+        wanted: impl Fn(u64) -> bool,
+    ) -> Result<(), Error> {
         let old: Arc<dyn File> = self.file(FileKind::Database)?;
         let (mut new, mut now) = (vec![0; page_size.as_usize()], vec![0; page_size.as_usize()]);
-        self.write_exclusively(applier, from, to, |old_len, part, writer| {
-            let pages = Pgno::all(to.count, page_size);
-            for pgno in pages.filter(|pgno| part.has(pgno.offset(page_size), old_len)) {
-                let offset = pgno.offset(page_size);
-                image.read_exact_at(&mut new, offset).at("read", self.paths.image(to.pos))?;
-                let n = old.read_at(&mut now, offset).at("read", self.paths.database())?;
-                if n < now.len() || now != new {
-                    let written = writer.page(pgno, &new);
-                    written.map_err(|e| self.peer_error(e, "write", FileKind::Database))?;
-                }
+        for pgno in Pgno::all(count, page_size).filter(|p| wanted(p.offset(page_size))) {
+            let offset = pgno.offset(page_size);
+            image.read_exact_at(&mut new, offset).at("read", path)?;
+            let n = old.read_at(&mut now, offset).at("read", self.paths.database())?;
+            if n < now.len() || now != new {
+                let written = writer.page(pgno, &new);
+                written.map_err(|e| self.peer_error(e, "write", FileKind::Database))?;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 

@@ -41,7 +41,7 @@ mod wal;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Error, IoContext};
 use crate::log::{RecordKind, RecordMeta};
@@ -110,6 +110,7 @@ impl Database {
             if self.marked_clean.load(Ordering::Acquire) {
                 self.unmark_clean()?;
             }
+            let started = Instant::now();
             let to = match next {
                 Pending::Drop(meta) => {
                     self.apply_drop(applier, &meta)?;
@@ -124,6 +125,7 @@ impl Database {
                     Applied::Waiting => return Ok(Applied::Waiting),
                 },
             };
+            self.metrics.apply_seconds.observe(started.elapsed().as_secs_f64());
             self.publish_applied(&to);
         }
     }
@@ -288,7 +290,7 @@ impl Database {
     }
 
     /// A page as it is now; empty if there are no pages.
-    fn newest_page(&self, pgno: Pgno) -> Result<Vec<u8>, Error> {
+    pub(super) fn newest_page(&self, pgno: Pgno) -> Result<Vec<u8>, Error> {
         let c = self.capture.lock();
         let Some(page_size) = c.logged.page_size else { return Ok(Vec::new()) };
         let mut files = self.page_files(page_size)?;
@@ -305,6 +307,8 @@ impl Database {
     fn publish_applied(&self, meta: &RecordMeta) {
         let committed_at = SystemTime::UNIX_EPOCH
             + Duration::from_millis(u64::try_from(meta.timestamp_ms).unwrap_or(0));
+        // A primary whose clock is ahead of ours is no reason for a negative lag.
+        self.metrics.applied(self.env.now().duration_since(committed_at).unwrap_or_default());
         self.publish_at(logged_by(meta), committed_at);
     }
 
@@ -315,11 +319,16 @@ impl Database {
     }
 
     /// The way to SQLite's files.
-    fn peer(&self) -> Arc<dyn Peer> {
+    pub(super) fn peer(&self) -> Arc<dyn Peer> {
         self.peers.get().unwrap_or_else(|| Arc::new(Backing(self.me.clone())))
     }
 
-    fn peer_error(&self, source: std::io::Error, op: &'static str, kind: FileKind) -> Error {
+    pub(super) fn peer_error(
+        &self,
+        source: std::io::Error,
+        op: &'static str,
+        kind: FileKind,
+    ) -> Error {
         Error::Io { op, path: self.paths.file(kind), source }
     }
 }

@@ -381,6 +381,7 @@ impl WalSession {
             return Ok(self.frames.is_empty());
         };
         let safe = self.safe_frame(header.max_frame, &mut info).map_err(in_shm)?;
+        db.metrics.held_frames.set(i64::from(header.max_frame - safe));
         if info.backfill >= safe {
             return Ok(info.backfill == header.max_frame);
         }

@@ -27,6 +27,7 @@ mod rollback;
 mod wal;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::env::File;
 use crate::error::{Error, IoContext};
@@ -62,6 +63,8 @@ pub(super) struct Capture {
     pub(super) staged: Option<Staged>,
     /// What the log says of the transaction that is being applied: the WAL's next commit frame is its.
     pub(super) applying: Option<Logged>,
+    /// The engine is writing pages directly: what the file holds is no position.
+    pub(super) rewriting: bool,
     /// Whether the app has asked for an fsync since the WAL's last restart.
     pub(super) app_syncs: bool,
     /// Snapshots that are being read: they must see each change of a file before it is made.
@@ -195,6 +198,7 @@ impl Database {
     }
 
     fn commit_wal(&self, c: &mut Capture, wal: &Arc<dyn File>, tx: WalTx) -> Result<(), Error> {
+        let started = Instant::now();
         let Some(tail) = &c.wal else { return Ok(()) };
         let mut files = self.page_files(tail.page_size())?;
         files.wal = Some(Arc::clone(wal));
@@ -207,7 +211,9 @@ impl Database {
         c.dirty.whole = false;
         let Some(mut plan) = plan else { return Ok(()) };
         plan.wal = Some(span);
-        self.accept(c, plan, files)
+        self.accept(c, plan, files)?;
+        self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// Takes a transaction whose pages the WAL goes on holding: the log may have it a little later.

@@ -18,6 +18,8 @@
 //!
 //! SQLite: fileformat2, "The Rollback Journal"; `pager.c`.
 
+use std::time::Instant;
+
 use crate::db::encode::Job;
 use crate::db::names::FileKind;
 use crate::db::pages::Source;
@@ -110,11 +112,13 @@ impl Database {
             None => {}
         }
         c.staged = None;
+        let started = Instant::now();
         let Some(plan) = self.plan_from_file(c)? else { return Ok(()) };
         let kind = RecordKind::Staged { journal_nonce: self.journal_nonce()? };
         let staged = Staged { logged: plan.logged(), stale: false };
         self.append(plan, kind)?;
         c.staged = Some(staged);
+        self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -123,10 +127,12 @@ impl Database {
         if c.dirty.is_empty() || c.journal_hot || c.wal.is_some() {
             return Ok(());
         }
+        let started = Instant::now();
         let plan = self.plan_from_file(c)?;
         let logged = plan.as_ref().map(Plan::logged);
         if let Some(plan) = plan {
             self.append(plan, RecordKind::Plain)?;
+            self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
         }
         self.settle(c, logged)?;
         if let Some(undo) = c.undo.take() {
@@ -278,7 +284,7 @@ impl Database {
     fn append(&self, plan: Plan, kind: RecordKind) -> Result<(), Error> {
         let files = self.page_files(plan.page_size)?;
         let job = Job { plan, files, timestamp: self.env.now(), kind };
-        self.append_now(job)?;
+        self.append_now(&job)?;
         if self.options.durability == Durability::Always { self.sync_log() } else { Ok(()) }
     }
 

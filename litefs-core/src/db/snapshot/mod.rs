@@ -109,7 +109,7 @@ impl Database {
         let Some(page_size) = c.logged.page_size.filter(|_| !commit.is_zero()) else {
             return Ok(None);
         };
-        if c.dirty.whole {
+        if c.dirty.whole || c.rewriting {
             return Err(Error::Unsettled { db: self.name.clone() });
         }
         let mut files = self.page_files(page_size)?;

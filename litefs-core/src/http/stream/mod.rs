@@ -90,10 +90,13 @@ async fn open(
     let (to, blocks) = mpsc::channel(MAX_BLOCKS);
     let out = Outbox::new(to, std::sync::Arc::clone(&store));
     let wanted = Some(filter).filter(|_| !params.filter.is_empty());
+    let streams = store.metrics().streams.clone();
     let sender = Sender::new(store, subscription, out, positions.0, wanted);
     let run = move || {
         tracing::info!("{node_id:016X}: stream connected ({peer})");
+        streams.inc();
         sender.run();
+        streams.dec();
         tracing::info!("{node_id:016X}: stream disconnected ({peer})");
     };
     thread::Builder::new()

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prometheus::IntCounter;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::http::frames::Frame;
+use crate::metrics::Traffic;
 use crate::store::Store;
 
 /// Where the thread of a stream writes to.
@@ -19,6 +21,7 @@ pub(super) struct Outbox {
     store: Arc<Store>,
     runtime: Handle,
     ended: Option<Ended>,
+    sent: IntCounter,
 }
 
 /// Why nothing more can be sent.
@@ -35,7 +38,8 @@ pub(super) enum Ended {
 impl Outbox {
     /// Must be called from async code: it waits by its runtime's timer.
     pub(super) fn new(to: mpsc::Sender<io::Result<Bytes>>, store: Arc<Store>) -> Outbox {
-        Outbox { to, block: Vec::new(), store, runtime: Handle::current(), ended: None }
+        let sent = store.metrics().sent(Traffic::Stream);
+        Outbox { to, block: Vec::new(), store, runtime: Handle::current(), ended: None, sent }
     }
 
     /// Why a write has failed; `None` if none has.
@@ -70,6 +74,7 @@ impl Outbox {
         if !self.store.is_primary() {
             return Err(Ended::LeaseLost);
         }
+        self.sent.inc_by(self.block.len() as u64);
         match self.to.try_send(Ok(Bytes::from(std::mem::take(&mut self.block)))) {
             Ok(()) => Ok(()),
             Err(TrySendError::Closed(_)) => Err(Ended::Gone),

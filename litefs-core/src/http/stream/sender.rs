@@ -135,6 +135,7 @@ impl Sender {
                                 source,
                             })
                         })?;
+                        self.store.metrics().frame_sent(name, false);
                         self.out.frame(&Frame::Hwm { txid: None, name: name.clone() });
                         self.positions.insert(name.clone(), Some(meta.pos()));
                     }
@@ -144,6 +145,7 @@ impl Sender {
                     tell_why(name, has, pos);
                     tracing::info!("writing snapshot \"{name}\" @ {}", pos.txid);
                     self.send_ltx(name, |chunks| snapshot.write_ltx(chunks))?;
+                    self.store.metrics().frame_sent(name, true);
                     self.positions.insert(name.clone(), Some(pos));
                 }
             }
