@@ -1,6 +1,5 @@
-//! Texts of errors: those of the operating system as Go prints them, and chains of causes.
+//! Texts of the operating system's errors, as Go prints them.
 
-use std::error::Error;
 use std::io;
 
 use nix::errno::Errno;
@@ -11,15 +10,4 @@ pub(crate) fn os_text(err: &io::Error) -> String {
         Some(raw) => Errno::from_raw(raw).desc().to_lowercase(),
         None => err.to_string(),
     }
-}
-
-/// An error and its sources in one line.
-pub(crate) fn chain(err: &dyn Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
-    }
-    text
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use litefs_core::env::SystemEnv;
+use litefs_core::error::chain;
 use litefs_core::log::{self, RecordKind, RecordMeta, Records};
 use litefs_core::ltx::{self, Decoder, Timestamp};
 use litefs_core::types::{Checksum, Txid};
@@ -15,7 +16,7 @@ use thiserror::Error;
 
 use super::{Failure, Usage, data_dir, say, say_err};
 use crate::args::{ArgError, Flag, Parsed};
-use crate::ostext::{chain, os_text};
+use crate::ostext::os_text;
 
 /// Why a transaction can't be shown.
 #[derive(Debug, Error)]

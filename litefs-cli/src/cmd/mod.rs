@@ -15,6 +15,7 @@ mod mount;
 mod verify;
 mod version;
 
+use litefs_core::error::chain;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
@@ -30,7 +31,7 @@ use crate::config::load::{Overrides, load};
 use crate::environment::Environment;
 use crate::guardian;
 use crate::logging::LogError;
-use crate::ostext::{chain, os_text};
+use crate::ostext::os_text;
 
 /// Runs the command that the first argument names.
 pub(crate) fn dispatch(args: Vec<OsString>) -> ExitCode {

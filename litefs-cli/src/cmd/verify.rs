@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use litefs_core::db::{Database, Health};
+use litefs_core::error::chain;
 use litefs_core::store::StoreOptions;
 use litefs_core::types::{DbName, Pos};
 
 use super::{Failure, Usage, data_dir, say, say_err};
 use crate::args::{ArgError, Flag};
-use crate::ostext::chain;
 
 /// Checks the named databases, or all.
 pub(super) fn run(args: &[OsString]) -> Result<ExitCode, Failure> {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A database that fails doesn't stop the others: the rest of its transactions is skipped, and after a while the
-//! stream is left, so that a new one tries again. One whose position doesn't fit gets a new stream at once.
+//! stream is left, so that a new one tries again. While one fails the node doesn't become ready. One whose position doesn't fit gets a new stream at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::queue::{Inbox, Step};
-use crate::db::Applied;
+use crate::db::{Applied, Database};
 use crate::error::{Error, chain};
 use crate::http::frames::Frame;
 use crate::ltx::Timestamp;
@@ -29,6 +29,8 @@ pub(super) trait Target {
     fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error>;
     /// Brings SQLite's files to the end of the log, if nobody's locks are in the way.
     fn apply(&mut self, db: &DbName) -> Result<Applied, Error>;
+    /// Databases with transactions that an earlier stream has brought and that aren't applied yet.
+    fn pending(&self) -> BTreeSet<DbName>;
     /// All that the primary had when the stream began is there.
     fn ready(&mut self);
     /// What the primary had at that time is there.
@@ -51,6 +53,11 @@ impl Target for StoreTarget {
         self.store.database(db).map_or(Ok(Applied::All), |db| db.apply_pending())
     }
 
+    fn pending(&self) -> BTreeSet<DbName> {
+        let behind = |db: &Arc<Database>| db.received_pos() != db.pos();
+        self.store.databases().iter().filter(|db| behind(db)).map(|db| db.name().clone()).collect()
+    }
+
     fn ready(&mut self) {
         self.ready.send_replace(true);
     }
@@ -62,8 +69,9 @@ impl Target for StoreTarget {
 
 /// Runs until the stream ends or must be left. What was received is applied in either case.
 pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<(), Error> {
-    let (received, failed) = (BTreeSet::new(), BTreeMap::new());
-    let mut run = Run { inbox, target, received, latest: None, since: None, failed };
+    let (received, failed) = (target.pending(), BTreeMap::new());
+    let readiness = Readiness::Unknown;
+    let mut run = Run { inbox, target, received, latest: None, since: None, failed, readiness };
     let ended = run.all();
     run.apply();
     ended
@@ -78,6 +86,16 @@ struct Run<T> {
     /// When the oldest of these came.
     since: Option<Instant>,
     failed: BTreeMap<DbName, Failed>,
+    readiness: Readiness,
+}
+
+/// Whether all is there that the primary had when the stream began.
+#[derive(PartialEq)]
+enum Readiness {
+    Unknown,
+    /// It has been sent, but isn't applied.
+    Due,
+    Told,
 }
 
 struct Failed {
@@ -87,7 +105,6 @@ struct Failed {
 
 impl<T: Target> Run<T> {
     fn all(&mut self) -> Result<(), Error> {
-        let mut is_ready = false;
         while let Some(step) = self.inbox.next() {
             // Bytes outside of a file don't come from the decoder.
             let Step::Frame(frame) = step else { continue };
@@ -97,19 +114,21 @@ impl<T: Target> Run<T> {
                     let old = self.since.is_some_and(|since| since.elapsed() > MAX_DELAY);
                     if old || !self.inbox.has_file() {
                         self.apply();
-                        if let Some(latest) = self.latest.take().filter(|_| is_ready) {
-                            self.target.heard(latest);
+                        // Before, others may still be missing.
+                        if self.readiness == Readiness::Told
+                            && let Some(latest) = self.latest.take()
+                        {
+                            self.heard(latest);
                         }
                     }
                 }
                 Frame::Ready => {
+                    self.readiness = Readiness::Due;
                     self.apply();
-                    is_ready = true;
-                    self.target.ready();
                 }
                 Frame::Heartbeat { timestamp } => {
                     self.apply();
-                    self.target.heard(timestamp);
+                    self.heard(timestamp);
                     self.leave_for_failed()?;
                 }
                 Frame::DropDb { name } => {
@@ -158,11 +177,28 @@ impl<T: Target> Run<T> {
                 Err(error) => note(&mut self.failed, name, error),
             }
         }
+        let all = self.received.is_empty() && self.failed.is_empty();
+        if all && self.readiness == Readiness::Due {
+            self.readiness = Readiness::Told;
+            self.target.ready();
+        }
+    }
+
+    /// What isn't applied yet shows as lag.
+    fn heard(&mut self, timestamp: Timestamp) {
+        if self.received.is_empty() {
+            self.target.heard(timestamp);
+        }
     }
 
     /// Ends the stream if a database failed a while ago.
     fn leave_for_failed(&mut self) -> Result<(), Error> {
-        let old = self.failed.iter().find(|(_, failed)| failed.when.elapsed() > RETRY_DELAY);
+        let due = |failed: &Failed| {
+            // Only a snapshot helps, and a new stream asks for one.
+            matches!(failed.error, Error::ChecksumMismatch { .. })
+                || failed.when.elapsed() > RETRY_DELAY
+        };
+        let old = self.failed.iter().find(|(_, failed)| due(failed));
         let Some(name) = old.map(|(name, _)| name.clone()) else { return Ok(()) };
         self.failed.remove(&name).map_or(Ok(()), |failed| Err(failed.error))
     }

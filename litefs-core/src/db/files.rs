@@ -95,6 +95,10 @@ impl Database {
     pub fn unlink_own_file(&self, kind: FileKind) -> Result<(), Error> {
         let mut capture = self.capture.lock();
         let c = &mut *capture;
+        if kind == FileKind::Database {
+            // Nothing is left that the WAL's pages could be compared with.
+            c.wal = None;
+        }
         if kind == FileKind::Wal && c.wal.is_some() {
             let wal = self.file(FileKind::Wal)?;
             self.before_wal_truncate(c, wal.as_ref(), 0)?;

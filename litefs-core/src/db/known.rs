@@ -91,7 +91,7 @@ impl Database {
     }
 
     /// The WAL up to its first `frames` frames.
-    pub(super) fn tail_up_to(
+    fn tail_up_to(
         &self,
         wal: Option<&Arc<dyn File>>,
         frames: u32,

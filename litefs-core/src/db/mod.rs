@@ -26,6 +26,7 @@
 mod apply;
 mod capture;
 mod clean;
+mod diverged;
 mod encode;
 mod files;
 mod history;
@@ -107,6 +108,8 @@ pub struct Database {
     apply: Mutex<Applier>,
     /// Whether files and log were found to differ, so that only a snapshot helps.
     diverged: AtomicBool,
+    /// Whether the note of own transactions is there.
+    own_noted: AtomicBool,
     capture: Mutex<Capture>,
     files: Mutex<OpenFiles>,
     log: Mutex<LogWriter>,
@@ -162,6 +165,7 @@ impl Database {
         peers: Arc<PeerSlot>,
     ) -> Arc<Database> {
         let mark = clean::Mark::read(env.as_ref(), &paths).ok().flatten();
+        let has_own = env.metadata(&paths.own()).is_ok();
         let hint = mark.as_ref().map(|m| m.tail);
         let log = TxLog::open(Arc::clone(&env), paths.dir(), options.log, hint);
         let (log, broken) = match log {
@@ -180,6 +184,7 @@ impl Database {
             peers,
             apply: Mutex::default(),
             diverged: AtomicBool::new(false),
+            own_noted: AtomicBool::new(has_own),
             capture: Mutex::default(),
             files: Mutex::default(),
             log: Mutex::new(LogWriter::new(log)),
@@ -278,6 +283,7 @@ impl Database {
         if self.marked_clean.load(Ordering::Acquire) {
             self.unmark_clean()?;
         }
+        self.note_own()?;
         Ok(authority)
     }
 

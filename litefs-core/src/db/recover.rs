@@ -107,8 +107,14 @@ impl Database {
     fn agree(&self, c: &mut Capture, trusted: bool) -> Result<(), Error> {
         let wal = self.open_if_there(FileKind::Wal)?;
         self.adopt_wal(c, wal.as_ref(), trusted)?;
-        let unsure = c.logged.pos.is_some() && !c.dirty.whole && !trusted;
-        if unsure && !self.wal_is_applied(c, wal.as_ref())? && !self.pages_are_logged(c)? {
+        // What a replica has written to its WAL was in the log before, but which record it ends with, only the pages tell.
+        let by_apply =
+            c.wal.as_ref().is_some_and(|tail| tail.is_by_apply() && tail.captured() == 0);
+        if c.logged.pos.is_some()
+            && !c.dirty.whole
+            && !trusted
+            && (by_apply || !self.pages_are_logged(c)?)
+        {
             self.catch_up(c, wal.as_ref())?;
         }
         if let Some(wal) = &wal {
@@ -131,8 +137,8 @@ impl Database {
         Ok(())
     }
 
-    /// Follows the WAL without capturing: up to where the log's last record ends, or, after a clean end, all of it.
-    /// The records of a replica don't tell where its own WAL holds them.
+    /// Follows the WAL up to where the log's last record ends, without capturing; all of it, if a clean shutdown
+    /// left it so.
     fn adopt_wal(
         &self,
         c: &mut Capture,
@@ -143,8 +149,9 @@ impl Database {
         c.wal = WalTail::open(wal.as_ref()).at("read", self.paths.wal())?;
         let Some(tail) = &mut c.wal else { return Ok(()) };
         let logged = self.log.lock().log.last().and_then(|last| last.wal);
-        let logged = logged.filter(|w| w.salt == tail.salt()).map_or(0, |w| w.end());
-        let end = if trusted { u64::MAX } else { logged };
+        let logged = logged.filter(|w| w.salt == tail.salt()).map(|w| w.end());
+        let end = if trusted { Some(u64::MAX) } else { logged };
+        let Some(end) = end else { return Ok(()) };
         while tail.captured_end() < end {
             match tail.advance(wal.as_ref()).at("read", self.paths.wal())? {
                 Some(tx) => tail.accept(tx),
@@ -152,25 +159,6 @@ impl Database {
             }
         }
         Ok(())
-    }
-
-    /// Whether the whole WAL leads to where the log's last record says, though no record names it: it was a
-    /// replica's, which appends to it what it has logged before. Without looking, its transactions would be logged
-    /// a second time if all of them are in the database file already.
-    fn wal_is_applied(&self, c: &mut Capture, wal: Option<&Arc<dyn File>>) -> Result<bool, Error> {
-        let unnamed = c.wal.as_ref().is_some_and(|tail| tail.captured() == 0);
-        let Some(all) = self.tail_up_to(wal.filter(|_| unnamed), u32::MAX)? else {
-            return Ok(false);
-        };
-        if all.captured() == 0 {
-            return Ok(false);
-        }
-        let none = c.wal.replace(all);
-        let applied = self.pages_are_logged(c)?;
-        if !applied {
-            c.wal = none;
-        }
-        Ok(applied)
     }
 
     /// Whether the database is where the log's last record says.

@@ -12,12 +12,14 @@
 //!                 ltx/        transactions of an original data directory
 //!                 undo        pre-images of pages written without a journal
 //!                 clean       mark of a clean shutdown
+//!                 own         note that transactions of this node's own may be unknown to others
+//!                 diverged/   transactions that the cluster never saw, kept aside
 //!                 redo        note that a replica is writing pages
 //!                 image-…     a snapshot from the primary that is to be put in place
 //!                 spill       old pages for an open snapshot; its name is removed at once
 //! ```
 //!
-//! Same as the original but for the last seven; its `ltx/` is read where it is.
+//! Same as the original but for the last nine; its `ltx/` is read where it is.
 
 use std::path::{Path, PathBuf};
 
@@ -107,6 +109,20 @@ impl DbPaths {
     /// A complete image of that position.
     pub(crate) fn image(&self, pos: Pos) -> PathBuf {
         self.0.join(format!("image-{}-{}", pos.txid, pos.post_apply))
+    }
+
+    /// Notes that transactions of this node's own may be unknown to others.
+    pub(crate) fn own(&self) -> PathBuf {
+        self.0.join("own")
+    }
+
+    pub(crate) fn diverged_root(&self) -> PathBuf {
+        self.0.join("diverged")
+    }
+
+    /// Where transactions are kept that end at that position and that the cluster doesn't know.
+    pub(crate) fn diverged(&self, pos: Pos) -> PathBuf {
+        self.diverged_root().join(format!("{}-{}", pos.txid, pos.post_apply))
     }
 
     pub(crate) fn redo(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 //! With `services` the only place of this crate that knows the engine, the mount and the lease, each by its public API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use litefs_core::cluster::{Options, RoleLoop};
 use litefs_core::db::Durability;
@@ -45,21 +46,14 @@ impl Node {
         let Node { store, mount, role, http, .. } = self;
         // A replica has files of the mount open: it ends first. A primary may get its last transaction by
         // the unmounting, and still sends it.
-        let role = if store.is_primary() {
-            Some(role)
-        } else {
-            role.stop();
-            None
-        };
+        let role = Some(role).filter(|_| store.is_primary());
         let unmounted = mount.unmount();
         if let Ok(unmounted) = &unmounted
             && unmounted.lazy
         {
             tracing::warn!("files in the mount were still open; their processes get errors now");
         }
-        if let Some(role) = role {
-            role.stop();
-        }
+        drop(role);
         if let Some(http) = http {
             http.stop();
         }
@@ -81,22 +75,37 @@ pub(super) fn start_node(config: &Config, skip_unmount: bool) -> Result<Node, St
     let leaser = static_leaser(config);
     let store = open_store(config)?;
 
+    let candidate = config.lease.candidate;
+    let node = NodeInfo { candidate, hostname: leaser.own_info().hostname.clone() };
+    let role = RoleLoop::new(Arc::clone(&store), Arc::new(leaser), role_options(config));
+    // A primary by configuration may write from the moment that the mount is there. A replica opens files of the
+    // mount, so it follows only then.
+    let (mount, role) = if candidate {
+        let role = RoleThread::start(role)?;
+        role.wait_ready(MAX_WAIT);
+        (mount_store(config, &store, skip_unmount)?, role)
+    } else {
+        (mount_store(config, &store, skip_unmount)?, RoleThread::start(role)?)
+    };
+    let http = listener.map(|listener| HttpServer::start(listener, &store, node)).transpose()?;
+    Ok(Node { candidate, store, mount, role, http })
+}
+
+fn mount_store(
+    config: &Config,
+    store: &Arc<Store>,
+    skip_unmount: bool,
+) -> Result<Mount, StartError> {
     let mut options = MountOptions::new(&config.fuse.dir);
     options.allow_other = config.fuse.allow_other;
     options.debug = config.fuse.debug;
     options.skip_unmount = skip_unmount;
-    let mount = Mount::new(Arc::clone(&store), options).map_err(|err| {
+    let mount = Mount::new(Arc::clone(store), options).map_err(|err| {
         store.close();
         StartError::Mount(err)
     })?;
     tracing::info!("LiteFS mounted to: {}", config.fuse.dir.display());
-
-    let candidate = config.lease.candidate;
-    let node = NodeInfo { candidate, hostname: leaser.own_info().hostname.clone() };
-    let role = RoleLoop::new(Arc::clone(&store), Arc::new(leaser), role_options(config));
-    let role = RoleThread::start(role)?;
-    let http = listener.map(|listener| HttpServer::start(listener, &store, node)).transpose()?;
-    Ok(Node { candidate, store, mount, role, http })
+    Ok(mount)
 }
 
 fn static_leaser(config: &Config) -> StaticLeaser {
@@ -161,3 +170,6 @@ fn raise_file_limit() {
         tracing::debug!("cannot raise the limit of open files: {err}");
     }
 }
+
+/// A static lease is there at once.
+const MAX_WAIT: Duration = Duration::from_secs(1);

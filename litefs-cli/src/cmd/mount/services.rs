@@ -65,13 +65,14 @@ impl HttpServer {
     }
 }
 
-/// The thread that leads or follows.
+/// The thread that leads or follows. Dropping it lays down the role, and returns when that is done.
 #[derive(Debug)]
 pub(super) struct RoleThread {
     ready: Ready,
     runtime: Handle,
-    stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
+    /// Both are there until the drop.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl RoleThread {
@@ -82,7 +83,8 @@ impl RoleThread {
         let (stop, told) = oneshot::channel::<()>();
         let run = move || runtime.block_on(role.run(async { drop(told.await) }));
         let thread = std::thread::Builder::new().name("litefs-role".into()).spawn(run);
-        Ok(RoleThread { ready, runtime: handle, stop, thread: thread.map_err(failed)? })
+        let thread = Some(thread.map_err(failed)?);
+        Ok(RoleThread { ready, runtime: handle, stop: Some(stop), thread })
     }
 
     /// Calls `then` once the node is primary, or has what its primary had.
@@ -96,10 +98,19 @@ impl RoleThread {
         });
     }
 
-    /// Lays down the role.
-    pub(super) fn stop(self) {
-        let _ = self.stop.send(());
-        if self.thread.join().is_err() {
+    /// Waits until the node is primary, or has what its primary had, but not for long.
+    pub(super) fn wait_ready(&self, limit: Duration) {
+        let (tell, told) = std::sync::mpsc::channel();
+        self.on_ready(move || drop(tell));
+        // The sender is never used: the wait ends when it is dropped.
+        let _: Result<(), _> = told.recv_timeout(limit);
+    }
+}
+
+impl Drop for RoleThread {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the role loop has panicked");
         }
     }

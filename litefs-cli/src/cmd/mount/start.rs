@@ -6,11 +6,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use litefs_core::error::ErrorKind;
+use litefs_core::error::chain;
 use litefs_fuse::MountError;
 use thiserror::Error;
 
 use crate::exec::{Exit, SpawnError};
-use crate::ostext::{chain, os_text};
+use crate::ostext::os_text;
 
 /// A start that failed.
 #[derive(Debug, Error)]

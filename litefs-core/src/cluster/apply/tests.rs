@@ -10,8 +10,8 @@ use crate::types::{DbName, Pos};
 
 const DELTA: &[u8] = include_bytes!("../../../testdata/ltx/02-delta-512-wal.ltx");
 
-/// Tells what is asked of it; the databases `bad…` fail.
-struct Witness(mpsc::Sender<String>);
+/// Tells what is asked of it. `bad` and `unapplied` fail; `locked` can't be applied a number of times.
+struct Witness(mpsc::Sender<String>, u32);
 
 impl Target for Witness {
     fn receive(&mut self, db: &DbName, ltx: &mut dyn Read) -> Result<(), Error> {
@@ -33,9 +33,17 @@ impl Target for Witness {
     fn apply(&mut self, db: &DbName) -> Result<Applied, Error> {
         self.tell(format!("apply {db}"))?;
         match db.as_str() {
+            "locked" if self.1 > 0 => {
+                self.1 -= 1;
+                Ok(Applied::Waiting)
+            }
             "unapplied" => Err(Error::NotFound { db: db.clone() }),
             _ => Ok(Applied::All),
         }
+    }
+
+    fn pending(&self) -> BTreeSet<DbName> {
+        BTreeSet::new()
     }
 
     fn ready(&mut self) {
@@ -78,7 +86,7 @@ async fn outcome(batches: Vec<Vec<Step>>) -> (Vec<String>, Result<(), Error>) {
     }
     drop(feed);
     let (tell, told) = mpsc::channel();
-    let ended = std::thread::spawn(|| run(inbox, Witness(tell))).join().unwrap();
+    let ended = std::thread::spawn(|| run(inbox, Witness(tell, 2))).join().unwrap();
     (told.iter().collect(), ended)
 }
 
@@ -93,7 +101,7 @@ async fn what_waits_is_applied_as_one() {
 async fn what_comes_alone_is_applied_before_the_next_is_there() {
     let (feed, inbox) = queue();
     let (tell, told) = mpsc::channel();
-    let thread = std::thread::spawn(|| run(inbox, Witness(tell)));
+    let thread = std::thread::spawn(|| run(inbox, Witness(tell, 2)));
     for _ in 0..3 {
         // The start of the next file is no reason to wait.
         let mut steps = ltx("a");
@@ -122,12 +130,21 @@ async fn the_primarys_time_counts_once_all_is_there() {
 }
 
 #[tokio::test]
+async fn what_is_locked_is_tried_again_and_shows_as_lag_until_then() {
+    let (did, ended) = outcome(vec![ltx("locked"), heartbeat(5), ready(), heartbeat(6)]).await;
+    ended.unwrap();
+    let waits = ["receive locked", "apply locked", "apply locked"];
+    assert_eq!(did, [&waits[..], &["apply locked", "ready", "heard 6"]].concat());
+}
+
+#[tokio::test]
 async fn a_database_that_fails_does_not_stop_the_others() {
     let batch = [ltx("bad"), ltx("unapplied"), ltx("a"), ltx("bad"), ltx("unapplied")].concat();
     let (did, ended) = outcome(vec![batch, ready(), ltx("unapplied"), ltx("a")]).await;
     ended.unwrap();
     assert_eq!(did.iter().filter(|what| *what == "receive a").count(), 2, "{did:?}");
     assert_eq!(did.iter().filter(|what| *what == "receive unapplied").count(), 2, "{did:?}");
+    assert!(!did.contains(&"ready".into()), "not all is there: {did:?}");
 }
 
 #[tokio::test]

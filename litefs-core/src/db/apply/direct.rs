@@ -3,73 +3,143 @@
 //! Locks as SQLite takes them to commit: RESERVED keeps writers out, PENDING new readers; EXCLUSIVE is had once
 //! the readers have gone. They get a moment to do so; then they are let in again, and the change waits.
 
+use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::sqlite::locks::{PENDING_BYTE, RESERVED_BYTE, SHARED_FIRST, SHARED_SIZE};
 use crate::types::{PageSize, Pgno};
 
-use super::Applied;
 use super::change::{Change, Target};
 use super::redo::Redo;
+use super::{Applied, Applier};
+use crate::db::capture::Capture;
 use crate::db::peer::{ByteLock, PeerFile};
+use crate::db::plan::Logged;
 use crate::db::{Database, FileKind};
 
 impl Database {
     /// Writes the pages of a change under the exclusive lock.
-    pub(super) fn write_directly(&self, change: &Change) -> Result<Applied, Error> {
-        let Some(file) = self.open_exclusively()? else { return Ok(Applied::Waiting) };
-        let redo = Redo::begin(self)?;
-        let mut writer = PageWriter::new(file.as_ref(), change.to.page_size());
+    pub(super) fn write_directly(
+        &self,
+        applier: &mut Applier,
+        from: &Logged,
+        change: &Change,
+    ) -> Result<Applied, Error> {
+        self.write_exclusively(applier, from, &change.to, |old_len, part, writer| {
+            let failed = |e| self.peer_error(e, "write", FileKind::Database);
+            change.each(self, |pgno, page| {
+                if part.has(pgno.offset(change.to.page_size()), old_len) {
+                    writer.page(pgno, page).map_err(failed)?;
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Locks the database exclusively and lets `write` write to it, first what lies past its end: if there is no
+    /// room for that, the file is as before. If a later write fails the lock stays, as what is there is neither the
+    /// old nor the new state: nobody may see it, and the next attempt begins with that lock.
+    pub(super) fn write_exclusively(
+        &self,
+        applier: &mut Applier,
+        from: &Logged,
+        to: &Target,
+        mut write: impl FnMut(u64, Part, &mut PageWriter<'_>) -> Result<(), Error>,
+    ) -> Result<Applied, Error> {
+        let torn = applier.torn.take();
+        let was_torn = torn.is_some();
+        let file = match torn {
+            Some(file) => file,
+            None => match self.open_exclusively()? {
+                Some(file) => file,
+                None => return Ok(Applied::Waiting),
+            },
+        };
         let failed = |e| self.peer_error(e, "write", FileKind::Database);
-        change.each(self, |pgno, page| writer.page(pgno, page).map_err(failed))?;
-        writer.flush().map_err(failed)?;
-        self.end_directly(file.as_ref(), &change.to)?;
+        let old_len = from.page_size.map_or(0, |size| from.count.len_bytes(size));
+        let redo = Redo::begin(self)?;
+        let mut writer = PageWriter::new(file.as_ref(), to.page_size());
+        let mut part =
+            |part| write(old_len, part, &mut writer).and_then(|()| writer.flush().map_err(failed));
+        if let Err(err) = part(Part::PastEnd) {
+            if was_torn {
+                applier.torn = Some(file);
+            } else {
+                file.set_len(old_len).map_err(failed)?;
+                redo.end(self)?;
+            }
+            return Err(err);
+        }
+        // From here on the file holds a mixture.
+        self.capture.lock().dirty.whole = true;
+        let written = part(Part::Within).and_then(|()| {
+            file.set_len(to.count.len_bytes(to.page_size())).map_err(failed)?;
+            if was_torn { self.check_all(to) } else { Ok(()) }
+        });
+        if let Err(err) = written {
+            applier.torn = Some(file);
+            return Err(err);
+        }
+        let mut c = self.capture.lock();
+        c.logged = to.logged();
+        c.page_size = Some(to.page_size());
+        c.dirty = Default::default();
+        drop(c);
         redo.end(self)?;
         Ok(Applied::All)
     }
 
     /// The database file, exclusively locked; `None` if others won't go.
-    pub(super) fn open_exclusively(&self) -> Result<Option<Box<dyn PeerFile>>, Error> {
+    fn open_exclusively(&self) -> Result<Option<Box<dyn PeerFile>>, Error> {
         let failed = |op| move |e| self.peer_error(e, op, FileKind::Database);
         let file =
             self.peer().open(&self.name, FileKind::Database, true).map_err(failed("open"))?;
-        let mut lock = Exclusive { file: file.as_ref(), deadline: Instant::now() + PATIENCE };
-        let locked = lock.wait(RESERVED_BYTE, 1).and_then(|reserved| {
-            Ok(reserved && lock.wait(PENDING_BYTE, 1)? && lock.wait(SHARED_FIRST, SHARED_SIZE)?)
+        let deadline = Instant::now() + PATIENCE;
+        let lock = |first, len| lock_by(deadline, file.as_ref(), first..first + len);
+        let locked = lock(RESERVED_BYTE, 1).and_then(|reserved| {
+            Ok(reserved && lock(PENDING_BYTE, 1)? && lock(SHARED_FIRST, SHARED_SIZE)?)
         });
         // Dropping the file lets go of what was locked.
         Ok(locked.map_err(failed("lock"))?.then_some(file))
     }
 
-    /// Brings the file to its new length and takes the new position as that of the files.
-    pub(super) fn end_directly(&self, file: &dyn PeerFile, to: &Target) -> Result<(), Error> {
-        file.set_len(to.count.len_bytes(to.page_size()))
-            .map_err(|e| self.peer_error(e, "truncate", FileKind::Database))?;
-        let mut c = self.capture.lock();
-        c.logged = to.logged();
-        c.page_size = Some(to.page_size());
-        c.dirty = Default::default();
-        Ok(())
+    /// Whether all pages add up to the target's checksum.
+    fn check_all(&self, to: &Target) -> Result<(), Error> {
+        let c = Capture { logged: to.logged(), ..Capture::default() };
+        self.check_pages(&c).inspect_err(|_| self.diverged.store(true, Ordering::Release))
     }
 }
 
-struct Exclusive<'a> {
-    file: &'a dyn PeerFile,
-    deadline: Instant,
+/// Which pages are written: those past the old end of the file, or the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    PastEnd,
+    Within,
 }
 
-impl Exclusive<'_> {
-    fn wait(&mut self, first: u64, len: u64) -> std::io::Result<bool> {
-        loop {
-            if self.file.lock(first..first + len, ByteLock::Exclusive)? {
-                return Ok(true);
-            }
-            if Instant::now() >= self.deadline {
-                return Ok(false);
-            }
-            std::thread::sleep(PAUSE);
+impl Part {
+    /// Whether a page at `offset` belongs to it.
+    pub(super) fn has(self, offset: u64, old_len: u64) -> bool {
+        (offset >= old_len) == (self == Part::PastEnd)
+    }
+}
+
+/// Locks bytes exclusively, unless others hold them until `deadline`.
+pub(super) fn lock_by(
+    deadline: Instant,
+    file: &dyn PeerFile,
+    bytes: Range<u64>,
+) -> std::io::Result<bool> {
+    loop {
+        if file.lock(bytes.clone(), ByteLock::Exclusive)? {
+            return Ok(true);
         }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -106,7 +176,7 @@ impl<'a> PageWriter<'a> {
     }
 }
 
-/// How long readers may go on before they are let in again.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long others may keep a lock before a change is put off.
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_micros(500);
 const MAX_WRITE: usize = 256 * 1024;

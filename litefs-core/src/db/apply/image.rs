@@ -21,7 +21,6 @@ use crate::ltx::{Encoder, Header};
 use crate::types::{Checksum, Pgno, Pos};
 
 use super::change::Target;
-use super::direct::PageWriter;
 use super::{Applied, Applier};
 use crate::db::plan::Logged;
 use crate::db::recover::logged_by;
@@ -84,7 +83,8 @@ impl Database {
             c.logged = logged_by(meta);
             c.page_size = c.logged.page_size;
         } else if self.leave_wal(applier)? == Applied::Waiting
-            || self.write_image(image.as_ref(), &Target::of(meta))? == Applied::Waiting
+            || self.write_image(applier, from, image.as_ref(), &Target::of(meta))?
+                == Applied::Waiting
         {
             return Ok(Applied::Waiting);
         } else {
@@ -129,24 +129,29 @@ impl Database {
     }
 
     /// Writes the pages of the image that differ over those of the database.
-    fn write_image(&self, image: &dyn File, to: &Target) -> Result<Applied, Error> {
-        let Some(file) = self.open_exclusively()? else { return Ok(Applied::Waiting) };
+    fn write_image(
+        &self,
+        applier: &mut Applier,
+        from: &Logged,
+        image: &dyn File,
+        to: &Target,
+    ) -> Result<Applied, Error> {
         let page_size = to.page_size();
-        let mut writer = PageWriter::new(file.as_ref(), page_size);
         let old: Arc<dyn File> = self.file(FileKind::Database)?;
-        let failed = |e| self.peer_error(e, "write", FileKind::Database);
         let (mut new, mut now) = (vec![0; page_size.as_usize()], vec![0; page_size.as_usize()]);
-        for pgno in Pgno::all(to.count, page_size) {
-            let offset = pgno.offset(page_size);
-            image.read_exact_at(&mut new, offset).at("read", self.paths.image(to.pos))?;
-            let n = old.read_at(&mut now, offset).at("read", self.paths.database())?;
-            if n < now.len() || now != new {
-                writer.page(pgno, &new).map_err(failed)?;
+        self.write_exclusively(applier, from, to, |old_len, part, writer| {
+            let pages = Pgno::all(to.count, page_size);
+            for pgno in pages.filter(|pgno| part.has(pgno.offset(page_size), old_len)) {
+                let offset = pgno.offset(page_size);
+                image.read_exact_at(&mut new, offset).at("read", self.paths.image(to.pos))?;
+                let n = old.read_at(&mut now, offset).at("read", self.paths.database())?;
+                if n < now.len() || now != new {
+                    let written = writer.page(pgno, &new);
+                    written.map_err(|e| self.peer_error(e, "write", FileKind::Database))?;
+                }
             }
-        }
-        writer.flush().map_err(failed)?;
-        self.end_directly(file.as_ref(), to)?;
-        Ok(Applied::All)
+            Ok(())
+        })
     }
 }
 
@@ -155,6 +160,7 @@ impl Image {
     pub(super) fn log(self, db: &Database, post_apply: Checksum) -> Result<Pos, Error> {
         let pos = Pos { txid: self.header.max_txid, post_apply };
         let path = db.paths.image(pos);
+        db.keep_diverged(pos)?;
         db.remove_images()?;
         db.env.rename(&self.path, &path).at("rename", &self.path)?;
         db.env.sync_dir(db.paths.dir()).at("sync", db.paths.dir())?;

@@ -50,7 +50,7 @@ use crate::types::{PageCount, Pgno, Pos};
 
 use super::capture::{Capture, WalTail};
 use super::pages::Source;
-use super::peer::{Backing, Peer};
+use super::peer::{Backing, Peer, PeerFile};
 use super::plan::{Logged, WalPages};
 use super::recover::logged_by;
 use super::{Database, FileKind, Health};
@@ -63,6 +63,8 @@ use wal::WalSession;
 pub(super) struct Applier {
     /// SQLite's files, held open and locked as by a reader, while the database is in WAL mode.
     session: Option<WalSession>,
+    /// The database file, exclusively locked because it holds a mixture of two states.
+    torn: Option<Box<dyn PeerFile>>,
 }
 
 /// How far applying came.
@@ -98,13 +100,13 @@ impl Database {
 
     /// Closes the handles to SQLite's files, and with them the locks.
     pub(crate) fn release_files(&self) {
-        self.apply.lock().session = None;
+        *self.apply.lock() = Applier::default();
     }
 
     fn apply_all(&self, applier: &mut Applier) -> Result<Applied, Error> {
         loop {
             let from = self.capture.lock().logged;
-            let Some(next) = self.next_pending(&from)? else { return Ok(Applied::All) };
+            let Some(next) = self.next_pending(&from)? else { return self.show(applier, &from) };
             if self.marked_clean.load(Ordering::Acquire) {
                 self.unmark_clean()?;
             }
@@ -164,6 +166,10 @@ impl Database {
         from: &Logged,
         change: &Change,
     ) -> Result<Applied, Error> {
+        // Of a mixture the checksum says nothing; it is checked when it is one no more.
+        if applier.torn.is_some() {
+            return self.write_directly(applier, from, change);
+        }
         self.check_change(from, change)?;
         let same_size = from.page_size == Some(change.to.page_size());
         let wal_mode =
@@ -172,23 +178,39 @@ impl Database {
             if self.leave_wal(applier)? == Applied::Waiting {
                 return Ok(Applied::Waiting);
             }
-            return self.write_directly(change);
+            return self.write_directly(applier, from, change);
         }
-        let mut session = match applier.session.take() {
-            Some(session) => session,
-            None => match WalSession::open(self)? {
-                Some(session) => session,
-                None => return Ok(Applied::Waiting),
-            },
-        };
-        let done = session.append(self, change);
-        let ended = matches!(done, Ok(Applied::All)) && !self.header_says_wal()?;
+        let Some(mut session) = self.session(applier)? else { return Ok(Applied::Waiting) };
+        // After an error the files are opened anew, and looked at as if somebody else had left them so.
+        let done = session.append(self, change)?;
         applier.session = Some(session);
-        if ended {
+        if done == Applied::All && !self.header_says_wal()? {
             // As long as somebody reads in WAL mode, all go on in it.
             let _ = self.leave_wal(applier)?;
         }
-        done
+        Ok(done)
+    }
+
+    /// Nothing is pending. If an error came between the files and the position, the latter is still to be told.
+    fn show(&self, applier: &mut Applier, at: &Logged) -> Result<Applied, Error> {
+        let last = self.log.lock().log.last().cloned();
+        let Some(last) = last.filter(|_| self.published.read().logged != *at) else {
+            return Ok(Applied::All);
+        };
+        if self.capture.lock().wal.is_some() {
+            let Some(mut session) = self.session(applier)? else { return Ok(Applied::Waiting) };
+            let shown = session.show(self, &change::Target::of(&last))?;
+            applier.session = Some(session);
+            if shown == Applied::Waiting {
+                return Ok(Applied::Waiting);
+            }
+        }
+        self.publish_applied(&last);
+        Ok(Applied::All)
+    }
+
+    fn session(&self, applier: &mut Applier) -> Result<Option<WalSession>, Error> {
+        applier.session.take().map_or_else(|| WalSession::open(self), |session| Ok(Some(session)))
     }
 
     /// Goes from WAL mode to rollback mode, if nobody has the database open.
@@ -210,7 +232,7 @@ impl Database {
     }
 
     fn apply_drop(&self, applier: &mut Applier, meta: &RecordMeta) -> Result<(), Error> {
-        applier.session = None;
+        *applier = Applier::default();
         let peer = self.peer();
         // The database file goes first: without it, recovery takes the others for remains.
         for kind in [FileKind::Database, FileKind::Journal, FileKind::Wal, FileKind::Shm] {

@@ -45,6 +45,8 @@ impl Database {
         aside.copy_to(&mut append).at("write", self.paths.dir())?;
         let meta = append.finish(RecordKind::Plain).map_err(|e| self.log_error(e))?;
         self.note_log(&writer.log);
+        drop(writer);
+        self.forget_own()?;
         Ok(meta.pos())
     }
 

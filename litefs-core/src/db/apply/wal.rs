@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::env::File;
 use crate::error::{Error, IoContext};
@@ -34,7 +35,8 @@ use crate::types::{PageCount, Pgno};
 
 use super::Applied;
 use super::change::{Change, Target};
-use super::direct::PageWriter;
+use super::direct::{PATIENCE, PageWriter, lock_by};
+use crate::db::capture::APPLY_SEQ;
 use crate::db::peer::{ByteLock, PeerFile};
 use crate::db::{Database, FileKind};
 
@@ -80,7 +82,7 @@ impl WalSession {
     /// Appends a change, and checkpoints if it is time to.
     pub(super) fn append(&mut self, db: &Database, change: &Change) -> Result<Applied, Error> {
         let failed = |e| db.peer_error(e, "lock", FileKind::Shm);
-        if !self.lock(WAL_WRITE_LOCK, 1, ByteLock::Exclusive).map_err(failed)? {
+        if !self.lock_write().map_err(failed)? {
             return Ok(Applied::Waiting);
         }
         let appended = self.append_locked(db, change);
@@ -91,6 +93,17 @@ impl WalSession {
             self.checkpoint_at = self.frames.len().max(CHECKPOINT_FRAMES) + CHECKPOINT_FRAMES / 4;
         }
         Ok(Applied::All)
+    }
+
+    /// Makes the wal-index say what the WAL holds.
+    pub(super) fn show(&mut self, db: &Database, to: &Target) -> Result<Applied, Error> {
+        let failed = |e| db.peer_error(e, "lock", FileKind::Shm);
+        if !self.lock_write().map_err(failed)? {
+            return Ok(Applied::Waiting);
+        }
+        let shown = self.end(db, to);
+        self.lock(WAL_WRITE_LOCK, 1, ByteLock::None).map_err(failed)?;
+        shown.map(|_| Applied::All)
     }
 
     /// Brings the whole WAL home and removes it, which takes that nobody else has the database open;
@@ -133,13 +146,12 @@ impl WalSession {
             self.checkpoint_at = CHECKPOINT_FRAMES;
         }
         let first = self.frames.len() as u32 + 1;
+        // Before the frames: once they are there, readers must be told of them.
+        self.reserve(first, first + change.len().max(1) as u32 - 1).map_err(in_shm)?;
         db.capture.lock().applying = Some(change.to.logged());
         let written = self.write_frames(db, change, &mut end);
         let not_seen = db.capture.lock().applying.take().is_some();
-        if let Err(err) = written {
-            self.frames.truncate(first as usize - 1);
-            return Err(err);
-        }
+        written?;
         if not_seen {
             return Err(db.peer_error(io::ErrorKind::InvalidData.into(), "follow", FileKind::Wal));
         }
@@ -224,7 +236,7 @@ impl WalSession {
 
     fn start_over(&mut self, before: WalIndexHeader, to: &Target) -> io::Result<End> {
         let salt = [before.salt[0].wrapping_add(1), before.salt[1].wrapping_mul(SPREAD) ^ 1];
-        let wal = WalHeader::new(ByteOrder::NATIVE, to.page_size(), 0, salt);
+        let wal = WalHeader::new(ByteOrder::NATIVE, to.page_size(), APPLY_SEQ, salt);
         let header = WalIndexHeader {
             change: before.change.wrapping_add(1),
             byte_order: wal.byte_order,
@@ -269,6 +281,18 @@ impl WalSession {
             let commit = if left == 0 { change.to.count } else { PageCount::ZERO };
             frame(self, pgno, page, commit)
         })
+    }
+
+    /// Makes room in the wal-index for the frames `first ..= last`.
+    fn reserve(&self, first: u32, last: u32) -> io::Result<()> {
+        for index in Block::of_frame(first)..=Block::of_frame(last) {
+            let offset = Block::offset(index);
+            if self.shm.read_at(&mut [0], offset + BLOCK_LEN as u64 - 1)? == 0 {
+                let used = if index == 0 { HEADERS_LEN } else { 0 };
+                self.shm.write_at(&vec![0; BLOCK_LEN - used], offset + used as u64)?;
+            }
+        }
+        Ok(())
     }
 
     /// Enters the frames from `first` on in the hash tables.
@@ -447,6 +471,10 @@ impl WalSession {
         self.shm.write_at(&number.to_ne_bytes(), offset)
     }
 
+    fn lock_write(&self) -> io::Result<bool> {
+        lock_by(Instant::now() + PATIENCE, self.shm.as_ref(), WAL_WRITE_LOCK..WAL_WRITE_LOCK + 1)
+    }
+
     fn lock_readers(&self) -> io::Result<bool> {
         self.lock(wal_read_lock(1), READERS, ByteLock::Exclusive)
     }
@@ -477,6 +505,8 @@ fn random_salt(db: &Database) -> [u32; 2] {
     [random as u32, (random >> 32) as u32]
 }
 
+/// Both headers and the checkpoint information.
+const HEADERS_LEN: usize = CHECKPOINT_INFO_OFFSET as usize + CheckpointInfo::LEN;
 const READERS: u64 = WAL_NREADER as u64 - 1;
 /// As SQLite's default.
 const CHECKPOINT_FRAMES: usize = 1000;

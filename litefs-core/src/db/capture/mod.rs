@@ -42,7 +42,7 @@ use super::plan::{Dirty, Logged, Plan, View, WalPages};
 use super::snapshot::Snapshots;
 use super::undo::Undo;
 
-pub(super) use wal::{WalTail, WalTx};
+pub(super) use wal::{APPLY_SEQ, WalTail, WalTx};
 
 /// The capture state of one database.
 #[derive(Debug, Default)]

@@ -30,6 +30,10 @@ use crate::types::{Checksum, PageCount, PageSize, Pgno};
 
 use crate::db::plan::{WalPage, WalPages, WalSpan};
 
+/// The checkpoint sequence number of WALs that a replica begins. SQLite counts on from it when it begins the next,
+/// and gives it no meaning.
+pub(in crate::db) const APPLY_SEQ: u32 = 0x4c46_4150;
+
 /// The state of the tailer for one generation of a WAL (from one header to the next).
 #[derive(Debug)]
 pub(in crate::db) struct WalTail {
@@ -81,6 +85,11 @@ impl WalTail {
 
     pub(in crate::db) fn page_size(&self) -> PageSize {
         self.header.page_size
+    }
+
+    /// Whether a replica has begun it: see [`APPLY_SEQ`].
+    pub(in crate::db) fn is_by_apply(&self) -> bool {
+        self.header.checkpoint_seq == APPLY_SEQ
     }
 
     pub(in crate::db) fn header(&self) -> WalHeader {

@@ -28,6 +28,8 @@ pub(super) struct Sender {
 #[derive(Debug)]
 enum Failure {
     Ended(Ended),
+    /// Within an LTX file, by the loss of the role.
+    Interrupted,
     /// Between two frames.
     Read {
         db: DbName,
@@ -56,6 +58,7 @@ impl Sender {
         match self.send_all() {
             Ok(()) | Err(Failure::Ended(Ended::LeaseLost)) => self.out.finish(),
             Err(Failure::Ended(Ended::Gone)) => {}
+            Err(Failure::Interrupted) => self.out.abort(),
             Err(Failure::Ended(Ended::Stalled)) => {
                 tracing::warn!("http: a replica takes nothing of its stream any more, closing it");
                 self.out.abort();
@@ -157,6 +160,7 @@ impl Sender {
         let written = write(&mut chunks);
         let written = written.map(|()| chunks.finish());
         match (self.out.ended(), written) {
+            (Some(Ended::LeaseLost), _) => Err(Failure::Interrupted),
             (Some(ended), _) => Err(Failure::Ended(ended)),
             (None, Err(source)) => Err(Failure::Cut { db: name.clone(), source }),
             // Only an ended outbox refuses what is written to it.
