@@ -1,4 +1,4 @@
-//! `cargo bench -p litefs-tests --bench soak -- [SECONDS]`: a cluster under everything at once.
+//! `cargo bench -p litefs-tests --bench soak -- [SECONDS] [JOURNAL_MODE…]`: a cluster under everything at once.
 //!
 //! ```text
 //!   4 writers, one database each, all journal modes in turn, checkpoints, VACUUM, drops      primary
@@ -21,11 +21,18 @@ use litefs_tests::cluster::{Cluster, ClusterOptions, Watcher, Watching};
 use litefs_tests::random::Random;
 use litefs_tests::workload::{Mode, Workload};
 
-const JOURNALS: [&str; 6] = ["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"];
+const JOURNALS: &[&str] = &["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"];
 const DATABASES: usize = 4;
 
 fn main() {
-    let seconds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(120);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let seconds = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(120);
+    let chosen = |mode: &&str| args.iter().any(|arg| arg == mode);
+    let mut journals: Vec<&str> = JOURNALS.iter().copied().filter(chosen).collect();
+    if journals.is_empty() {
+        journals = JOURNALS.to_vec();
+    }
+    let journals = &journals;
     let mut random = Random::from_env();
     let limit = Duration::from_secs(seconds * 2 + 300);
     let mut cluster =
@@ -57,7 +64,7 @@ fn main() {
                 scope.spawn(move || {
                     let mut drops = 0;
                     while !stop.load(Relaxed) {
-                        let journal = JOURNALS[random.below(6) as usize];
+                        let journal = journals[random.below(journals.len() as u64) as usize];
                         let mode = Mode::new(journal, "OFF");
                         let mut workload = Workload::open(&path, mode, random.any()).unwrap();
                         for _ in 0..random.below(60) {

@@ -497,3 +497,6 @@ fn read_cluster_id(env: &dyn Env, paths: &DataPaths) -> Result<Option<ClusterId>
     let text = String::from_utf8_lossy(&text[..n]);
     text.trim().parse().map(Some).map_err(|source| Error::ClusterId { path, source })
 }
+
+#[cfg(test)]
+mod tests;
