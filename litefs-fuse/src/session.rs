@@ -277,7 +277,7 @@ impl Mount {
     fn close(&mut self) -> Result<Unmounted, MountError> {
         self.open = false;
         // The engine's own files would keep the mount busy.
-        self.store.detach_peer();
+        drop(self.store.detach_peer());
         if self.wait(Duration::ZERO) {
             // Somebody else unmounted it.
             return Ok(Unmounted { lazy: false });

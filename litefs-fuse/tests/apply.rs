@@ -334,6 +334,26 @@ fn a_replica_goes_on_where_it_ended() {
 }
 
 #[test]
+fn a_wal_that_no_index_knows_is_brought_home() {
+    let Some(pair) = Pair::new() else { return };
+    pair.write_and_compare("db", "PRAGMA journal_mode=wal; CREATE TABLE t(x)");
+    for i in 0..3 {
+        pair.write_and_compare("db", "INSERT INTO t VALUES (hex(randomblob(3000)))");
+        // Nobody has the database open any more: who comes next makes a new index.
+        let peer = pair.replica.store.detach_peer();
+        pair.replica.store.attach_peer(peer.unwrap());
+        let mode = if i == 1 { "wal" } else { "delete" };
+        pair.write_and_compare(
+            "db",
+            &format!("PRAGMA journal_mode={mode}; INSERT INTO t VALUES (1)"),
+        );
+        let db = pair.replica.store.databases().remove(0);
+        db.verify().unwrap();
+        pair.write_and_compare("db", "PRAGMA journal_mode=wal");
+    }
+}
+
+#[test]
 fn page_size_drop_and_recreation_are_followed() {
     let Some(pair) = Pair::new() else { return };
     pair.write_and_compare(

@@ -196,8 +196,8 @@ impl<T: Target> Run<T> {
     /// Ends the stream if a database failed a while ago.
     fn leave_for_failed(&mut self) -> Result<(), Error> {
         let due = |failed: &Failed| {
-            // Only a snapshot helps, and a new stream asks for one.
-            matches!(failed.error, Error::ChecksumMismatch { .. })
+            // Only a snapshot helps, or the same once more, and a new stream asks for it.
+            matches!(failed.error, Error::ChecksumMismatch { .. } | Error::Received { .. })
                 || failed.when.elapsed() > RETRY_DELAY
         };
         let old = self.failed.iter().find(|(_, failed)| due(failed));

@@ -145,7 +145,7 @@ impl PeerSlot {
         *self.0.write() = peer;
     }
 
-    pub(super) fn get(&self) -> Option<Arc<dyn Peer>> {
+    pub(crate) fn get(&self) -> Option<Arc<dyn Peer>> {
         self.0.read().clone()
     }
 }

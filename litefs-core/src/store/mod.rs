@@ -280,10 +280,12 @@ impl Store {
         self.databases().iter().for_each(|db| db.release_files());
     }
 
-    /// The frontend is about to go: closes what is open by way of it.
-    pub fn detach_peer(&self) {
+    /// The frontend is about to go: closes what is open by way of it, which is returned.
+    pub fn detach_peer(&self) -> Option<Arc<dyn Peer>> {
+        let peer = self.peers.get();
         self.peers.set(None);
         self.databases().iter().for_each(|db| db.release_files());
+        peer
     }
 
     fn add_database(&self, name: &DbName) -> Result<Arc<Database>, Error> {
@@ -520,3 +522,6 @@ fn read_cluster_id(env: &dyn Env, paths: &DataPaths) -> Result<Option<ClusterId>
     let text = String::from_utf8_lossy(&text[..n]);
     text.trim().parse().map(Some).map_err(|source| Error::ClusterId { path, source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,21 @@ pub(super) struct Target {
     page_size: PageSize,
 }
 
-/// Pages to write, and where that leads.
+/// Pages to write, wherever they come from.
+pub(super) trait Pages {
+    /// Where they lead.
+    fn to(&self) -> &Target;
+    /// How many there are.
+    fn len(&self) -> usize;
+    /// Hands out each page once, in no order.
+    fn each(
+        &self,
+        db: &Database,
+        page: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error>;
+}
+
+/// Several transactions of the log, and where they lead.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) to: Target,
@@ -93,11 +107,6 @@ impl Change {
         Ok(())
     }
 
-    /// How many pages are to be written.
-    pub(super) fn len(&self) -> usize {
-        self.pages.len()
-    }
-
     /// The rolling checksum after the change to a database of `old_count` pages of the same size, whose
     /// pages' checksums `old` tells.
     pub(super) fn checksum(
@@ -118,12 +127,21 @@ impl Change {
         }
         Ok(sum)
     }
+}
 
-    /// Hands out each page once, in no order.
-    pub(super) fn each(
+impl Pages for Change {
+    fn to(&self) -> &Target {
+        &self.to
+    }
+
+    fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    fn each(
         &self,
         db: &Database,
-        mut page: impl FnMut(Pgno, &[u8]) -> Result<(), Error>,
+        page: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         db.each_logged_page(self.first..=self.last.max_txid, |txid, pgno, content| {
             match self.pages.get(&pgno) {

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::sqlite::locks::{PENDING_BYTE, RESERVED_BYTE, SHARED_FIRST, SHARED_SIZE};
 use crate::types::{PageSize, Pgno};
 
-use super::change::{Change, Target};
+use super::change::{Change, Pages, Target};
 use super::redo::Redo;
 use super::{Applied, Applier};
 use crate::db::capture::Capture;
@@ -29,7 +29,7 @@ impl Database {
     ) -> Result<Applied, Error> {
         self.write_exclusively(applier, from, &change.to, |old_len, part, writer| {
             let failed = |e| self.peer_error(e, "write", FileKind::Database);
-            change.each(self, |pgno, page| {
+            change.each(self, &mut |pgno, page| {
                 if part.has(pgno.offset(change.to.page_size()), old_len) {
                     writer.page(pgno, page).map_err(failed)?;
                 }

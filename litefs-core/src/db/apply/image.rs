@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Where there is no database, the image becomes it. Over an existing one, which applications may have open,
-//! only the pages that differ are written, under SQLite's exclusive lock.
+//! only the pages that differ are written: under SQLite's exclusive lock, or, as long as connections in WAL mode
+//! keep that from being had, as one transaction in the WAL.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,16 +18,48 @@ use std::sync::atomic::Ordering;
 use crate::env::{File, OpenMode};
 use crate::error::{Error, IoContext};
 use crate::log::{RecordKind, RecordMeta};
-use crate::ltx::{Encoder, Header};
+use crate::ltx::{Encoder, Header, page_checksum};
 use crate::types::{Checksum, PageCount, PageSize, Pgno, Pos};
 
-use super::change::Target;
+use super::change::{Pages, Target};
 use super::direct::PageWriter;
 use super::{Applied, Applier};
 use crate::db::peer::PeerFile;
 use crate::db::plan::Logged;
 use crate::db::recover::logged_by;
 use crate::db::{Database, FileKind, Health};
+
+/// Pages of an image.
+struct Differing {
+    image: Arc<dyn File>,
+    to: Target,
+    pages: Vec<Pgno>,
+}
+
+impl Pages for Differing {
+    fn to(&self) -> &Target {
+        &self.to
+    }
+
+    fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    fn each(
+        &self,
+        db: &Database,
+        page: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let page_size = self.to.page_size();
+        let mut buf = vec![0; page_size.as_usize()];
+        for pgno in &self.pages {
+            let read = self.image.read_exact_at(&mut buf, pgno.offset(page_size));
+            read.at("read", db.paths.image(self.to.pos))?;
+            page(*pgno, &buf)?;
+        }
+        Ok(())
+    }
+}
 
 /// A complete image under its temporary name.
 pub(super) struct Image {
@@ -84,10 +117,7 @@ impl Database {
             let mut c = self.capture.lock();
             c.logged = logged_by(meta);
             c.page_size = c.logged.page_size;
-        } else if self.leave_wal(applier)? == Applied::Waiting
-            || self.write_image(applier, from, image.as_ref(), &Target::of(meta))?
-                == Applied::Waiting
-        {
+        } else if self.image_over(applier, from, image, &Target::of(meta))? == Applied::Waiting {
             return Ok(Applied::Waiting);
         } else {
             self.env.remove_file(&path).at("remove", path)?;
@@ -129,6 +159,48 @@ impl Database {
         files.clear(FileKind::Database);
         drop(files);
         self.env.sync_dir(self.paths.dir()).at("sync", self.paths.dir())
+    }
+
+    /// Brings an image to a database that applications may have open.
+    fn image_over(
+        &self,
+        applier: &mut Applier,
+        from: &Logged,
+        image: Arc<dyn File>,
+        to: &Target,
+    ) -> Result<Applied, Error> {
+        if applier.torn.is_none() && self.leave_wal(applier)? == Applied::Waiting {
+            // Connections in WAL mode stay as long as they like, and can follow only in the WAL.
+            let same_size = from.page_size == Some(to.page_size()) && !from.count.is_zero();
+            if !same_size {
+                return Ok(Applied::Waiting);
+            }
+            let differing = self.differing(image, to, from.count)?;
+            return self.append_to_wal(applier, &differing);
+        }
+        self.write_image(applier, from, image.as_ref(), to)
+    }
+
+    /// The pages of an image that aren't what the newest ones here are.
+    fn differing(
+        &self,
+        image: Arc<dyn File>,
+        to: &Target,
+        old_count: PageCount,
+    ) -> Result<Differing, Error> {
+        let page_size = to.page_size();
+        let (mut new, mut buf) = (vec![0; page_size.as_usize()], vec![0; page_size.as_usize()]);
+        let mut pages = Vec::new();
+        for pgno in Pgno::all(to.count, page_size) {
+            let read = image.read_exact_at(&mut new, pgno.offset(page_size));
+            read.at("read", self.paths.image(to.pos))?;
+            let same = old_count.contains(pgno)
+                && self.page_sum(pgno, to, &mut buf)? == page_checksum(pgno, &new);
+            if !same {
+                pages.push(pgno);
+            }
+        }
+        Ok(Differing { image, to: *to, pages })
     }
 
     /// Writes the pages of the image that differ over those of the database.

@@ -55,7 +55,7 @@ use super::plan::{Logged, WalPages};
 use super::recover::logged_by;
 use super::{Database, FileKind, Health};
 
-use change::Change;
+use change::{Change, Pages};
 use wal::WalSession;
 
 /// What applying keeps from one time to the next.
@@ -182,14 +182,19 @@ impl Database {
             }
             return self.write_directly(applier, from, change);
         }
-        let Some(mut session) = self.session(applier)? else { return Ok(Applied::Waiting) };
-        // After an error the files are opened anew, and looked at as if somebody else had left them so.
-        let done = session.append(self, change)?;
-        applier.session = Some(session);
+        let done = self.append_to_wal(applier, change)?;
         if done == Applied::All && !self.header_says_wal()? {
             // As long as somebody reads in WAL mode, all go on in it.
             let _ = self.leave_wal(applier)?;
         }
+        Ok(done)
+    }
+
+    fn append_to_wal(&self, applier: &mut Applier, pages: &dyn Pages) -> Result<Applied, Error> {
+        let Some(mut session) = self.session(applier)? else { return Ok(Applied::Waiting) };
+        // After an error the files are opened anew, and looked at as if somebody else had left them so.
+        let done = session.append(self, pages)?;
+        applier.session = Some(session);
         Ok(done)
     }
 
@@ -201,7 +206,7 @@ impl Database {
         };
         if self.capture.lock().wal.is_some() {
             let Some(mut session) = self.session(applier)? else { return Ok(Applied::Waiting) };
-            let shown = session.show(self, &change::Target::of(&last))?;
+            let shown = session.show(self)?;
             applier.session = Some(session);
             if shown == Applied::Waiting {
                 return Ok(Applied::Waiting);

@@ -31,12 +31,12 @@ use crate::sqlite::wal::{FRAME_HEADER_LEN, frame_offset};
 use crate::sqlite::wal_hash::{BLOCK_LEN, Block};
 use crate::sqlite::wal_index::CHECKPOINT_INFO_OFFSET;
 use crate::sqlite::{ByteOrder, Chain, CheckpointInfo, FrameHeader, WalHeader, WalIndexHeader};
-use crate::types::{PageCount, Pgno};
+use crate::types::{PageCount, PageSize, Pgno};
 
 use super::Applied;
-use super::change::{Change, Target};
+use super::change::Pages;
 use super::direct::{PATIENCE, PageWriter, lock_by};
-use crate::db::capture::APPLY_SEQ;
+use crate::db::capture::{APPLY_SEQ, WalTail};
 use crate::db::peer::{ByteLock, PeerFile};
 use crate::db::{Database, FileKind};
 
@@ -80,7 +80,7 @@ impl WalSession {
     }
 
     /// Appends a change, and checkpoints if it is time to.
-    pub(super) fn append(&mut self, db: &Database, change: &Change) -> Result<Applied, Error> {
+    pub(super) fn append(&mut self, db: &Database, change: &dyn Pages) -> Result<Applied, Error> {
         let failed = |e| db.peer_error(e, "lock", FileKind::Shm);
         if !self.lock_write().map_err(failed)? {
             return Ok(Applied::Waiting);
@@ -95,13 +95,18 @@ impl WalSession {
         Ok(Applied::All)
     }
 
-    /// Makes the wal-index say what the WAL holds.
-    pub(super) fn show(&mut self, db: &Database, to: &Target) -> Result<Applied, Error> {
+    /// Makes the wal-index say what the WAL holds: another process may have left it otherwise, or none yet.
+    pub(super) fn show(&mut self, db: &Database) -> Result<Applied, Error> {
+        let page_size = {
+            let c = db.capture.lock();
+            c.wal.as_ref().filter(|tail| tail.captured() > 0).map(WalTail::page_size)
+        };
+        let Some(page_size) = page_size else { return Ok(Applied::All) };
         let failed = |e| db.peer_error(e, "lock", FileKind::Shm);
         if !self.lock_write().map_err(failed)? {
             return Ok(Applied::Waiting);
         }
-        let shown = self.end(db, to);
+        let shown = self.end(db, page_size);
         self.lock(WAL_WRITE_LOCK, 1, ByteLock::None).map_err(failed)?;
         shown.map(|_| Applied::All)
     }
@@ -118,7 +123,7 @@ impl WalSession {
             return Ok(Some(self));
         }
         let alone = self.database.lock(shared(), ByteLock::Exclusive).map_err(failed)?;
-        if alone && self.checkpoint(db)? {
+        if alone && self.show(db)? == Applied::All && self.checkpoint(db)? {
             let peer = db.peer();
             for kind in [FileKind::Wal, FileKind::Shm] {
                 peer.remove(&db.name, kind).map_err(|e| db.peer_error(e, "remove", kind))?;
@@ -138,9 +143,9 @@ impl WalSession {
         self.lock(WAL_DMS, 1, ByteLock::Shared)
     }
 
-    fn append_locked(&mut self, db: &Database, change: &Change) -> Result<(), Error> {
+    fn append_locked(&mut self, db: &Database, change: &dyn Pages) -> Result<(), Error> {
         let in_shm = |e| db.peer_error(e, "write", FileKind::Shm);
-        let mut end = self.end(db, &change.to)?;
+        let mut end = self.end(db, change.to().page_size())?;
         if end.begin.is_some() {
             self.frames.clear();
             self.checkpoint_at = CHECKPOINT_FRAMES;
@@ -148,7 +153,7 @@ impl WalSession {
         let first = self.frames.len() as u32 + 1;
         // Before the frames: once they are there, readers must be told of them.
         self.reserve(first, first + change.len().max(1) as u32 - 1).map_err(in_shm)?;
-        db.capture.lock().applying = Some(change.to.logged());
+        db.capture.lock().applying = Some(change.to().logged());
         let written = self.write_frames(db, change, &mut end);
         let not_seen = db.capture.lock().applying.take().is_some();
         written?;
@@ -158,9 +163,9 @@ impl WalSession {
         self.enter(first).map_err(in_shm)?;
         let header = WalIndexHeader {
             change: end.header.change.wrapping_add(1),
-            page_size: Some(change.to.page_size()),
+            page_size: Some(change.to().page_size()),
             max_frame: self.frames.len() as u32,
-            page_count: change.to.count,
+            page_count: change.to().count,
             frame_checksum: end.chain.checksum(),
             ..end.header
         };
@@ -168,7 +173,7 @@ impl WalSession {
     }
 
     /// Finds out where the WAL ends, and repairs a wal-index that says otherwise.
-    fn end(&mut self, db: &Database, to: &Target) -> Result<End, Error> {
+    fn end(&mut self, db: &Database, page_size: PageSize) -> Result<End, Error> {
         let in_shm = |e| db.peer_error(e, "read", FileKind::Shm);
         let (header, info) = self.read_index().map_err(in_shm)?;
         let captured = {
@@ -182,12 +187,12 @@ impl WalSession {
                 // Started over by somebody, or never begun. What an application has captured but not
                 // brought home can't be here: it would be in the header.
                 debug_assert!(captured.is_none_or(|(h, _, n, _)| n == 0 || h.salt != header.salt));
-                self.start_over(header, to).map_err(in_shm)
+                self.start_over(header, page_size).map_err(in_shm)
             }
             (None, None) | (None, Some((_, _, 0, _))) => {
                 let header = new_index(random_salt(db));
                 self.write_info(&CheckpointInfo::EMPTY).map_err(in_shm)?;
-                self.start_over(header, to).map_err(in_shm)
+                self.start_over(header, page_size).map_err(in_shm)
             }
             (header, Some((wal, chain, frames, count))) => {
                 self.load_frames(db, frames)?;
@@ -210,7 +215,7 @@ impl WalSession {
                     return Ok(End { chain, header, begin: None });
                 };
                 if info.backfill == header.max_frame && self.lock_readers().map_err(in_shm)? {
-                    let restarted = self.restart(header, to);
+                    let restarted = self.restart(header, page_size);
                     self.lock(wal_read_lock(1), READERS, ByteLock::None).map_err(in_shm)?;
                     return restarted.map_err(in_shm);
                 }
@@ -219,14 +224,14 @@ impl WalSession {
             (Some(_), None) => {
                 // The WAL is gone, and the index doesn't know.
                 self.write_info(&CheckpointInfo::EMPTY).map_err(in_shm)?;
-                self.start_over(new_index(random_salt(db)), to).map_err(in_shm)
+                self.start_over(new_index(random_salt(db)), page_size).map_err(in_shm)
             }
         }
     }
 
     /// Tells readers that the WAL holds nothing, while none of them reads it.
-    fn restart(&mut self, header: WalIndexHeader, to: &Target) -> io::Result<End> {
-        let end = self.start_over(header, to)?;
+    fn restart(&mut self, header: WalIndexHeader, page_size: PageSize) -> io::Result<End> {
+        let end = self.start_over(header, page_size)?;
         self.write_header(&end.header)?;
         let mut info = CheckpointInfo::EMPTY;
         info.read_marks[1] = 0;
@@ -234,9 +239,9 @@ impl WalSession {
         Ok(end)
     }
 
-    fn start_over(&mut self, before: WalIndexHeader, to: &Target) -> io::Result<End> {
+    fn start_over(&mut self, before: WalIndexHeader, page_size: PageSize) -> io::Result<End> {
         let salt = [before.salt[0].wrapping_add(1), before.salt[1].wrapping_mul(SPREAD) ^ 1];
-        let wal = WalHeader::new(ByteOrder::NATIVE, to.page_size(), APPLY_SEQ, salt);
+        let wal = WalHeader::new(ByteOrder::NATIVE, page_size, APPLY_SEQ, salt);
         let header = WalIndexHeader {
             change: before.change.wrapping_add(1),
             byte_order: wal.byte_order,
@@ -248,9 +253,14 @@ impl WalSession {
         Ok(End { chain: Chain::start(&wal), header, begin: Some(wal) })
     }
 
-    fn write_frames(&mut self, db: &Database, change: &Change, end: &mut End) -> Result<(), Error> {
+    fn write_frames(
+        &mut self,
+        db: &Database,
+        change: &dyn Pages,
+        end: &mut End,
+    ) -> Result<(), Error> {
         let failed = |e| db.peer_error(e, "write", FileKind::Wal);
-        let page_size = change.to.page_size();
+        let page_size = change.to().page_size();
         let mut buf = Vec::new();
         let mut offset = frame_offset(self.frames.len() as u32, page_size);
         if let Some(header) = end.begin.take() {
@@ -274,11 +284,11 @@ impl WalSession {
         if left == 0 {
             // Only the size changes, which takes a frame to say.
             let page = db.newest_page(Pgno::FIRST)?;
-            return frame(self, Pgno::FIRST, &page, change.to.count);
+            return frame(self, Pgno::FIRST, &page, change.to().count);
         }
-        change.each(db, |pgno, page| {
+        change.each(db, &mut |pgno, page| {
             left -= 1;
-            let commit = if left == 0 { change.to.count } else { PageCount::ZERO };
+            let commit = if left == 0 { change.to().count } else { PageCount::ZERO };
             frame(self, pgno, page, commit)
         })
     }
@@ -350,7 +360,7 @@ impl WalSession {
         let wal: Arc<dyn File> = db.file(FileKind::Wal)?;
         let page_size = {
             let c = db.capture.lock();
-            c.wal.as_ref().map(super::super::capture::WalTail::page_size)
+            c.wal.as_ref().map(WalTail::page_size)
         };
         self.frames.clear();
         let Some(page_size) = page_size else { return Ok(()) };
@@ -378,7 +388,8 @@ impl WalSession {
     fn checkpoint_locked(&mut self, db: &Database) -> Result<bool, Error> {
         let in_shm = |e| db.peer_error(e, "checkpoint", FileKind::Shm);
         let (Some(header), mut info) = self.read_index().map_err(in_shm)? else {
-            return Ok(self.frames.is_empty());
+            // Nobody has begun a WAL; one that is there would have been shown.
+            return Ok(db.capture.lock().wal.as_ref().is_none_or(|tail| tail.captured() == 0));
         };
         let safe = self.safe_frame(header.max_frame, &mut info).map_err(in_shm)?;
         db.metrics.held_frames.set(i64::from(header.max_frame - safe));
