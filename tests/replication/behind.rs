@@ -68,6 +68,20 @@ fn a_replica_far_behind_gets_a_snapshot_when_a_reader_in_wal_mode_closes() {
     cluster.converge("db");
 }
 
+/// Applications keep their connections, so a snapshot must not wait for them.
+#[test]
+fn a_replica_far_behind_gets_a_snapshot_while_a_connection_in_wal_mode_stays() {
+    let mut random = Random::from_env();
+    let cluster = forgetful();
+    let mode = Mode::new("WAL", "NORMAL");
+    steps(&cluster, mode, random.any(), 20);
+    cluster.converge("db");
+    let watcher = watch(&cluster.replica().node.path("db"), Watching::Keep);
+    leave_behind(&cluster, mode, random.any());
+    cluster.converge("db");
+    watcher.finish();
+}
+
 fn copy(from: &Path, to: &Path) {
     let (code, output) = Process::run(Command::new("cp").arg("-a").arg(from).arg(to), LIMIT);
     assert_eq!(code, Some(0), "{output}");
