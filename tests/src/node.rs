@@ -212,6 +212,13 @@ impl Node {
         self.process().wait(LIMIT);
     }
 
+    /// Kills it while it may be writing through its own mount, and aborts the connection: a thread that waits for
+    /// an answer of its own process keeps that from ending, and nobody else can answer.
+    pub fn kill_and_abort(&self) {
+        self.mounted.end();
+        self.process().wait(LIMIT);
+    }
+
     /// Whether something is mounted, even if dead.
     pub fn is_mounted(&self) -> bool {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
