@@ -21,6 +21,9 @@ pub(super) struct Target {
     page_size: PageSize,
 }
 
+/// Takes pages, one after the other.
+pub(super) type PageSink<'a> = dyn FnMut(Pgno, &[u8]) -> Result<(), Error> + 'a;
+
 /// Pages to write, wherever they come from.
 pub(super) trait Pages {
     /// Where they lead.
@@ -28,11 +31,7 @@ pub(super) trait Pages {
     /// How many there are.
     fn len(&self) -> usize;
     /// Hands out each page once, in no order.
-    fn each(
-        &self,
-        db: &Database,
-        page: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error>;
+    fn each(&self, db: &Database, page: &mut PageSink<'_>) -> Result<(), Error>;
 }
 
 /// Several transactions of the log, and where they lead.
@@ -138,11 +137,7 @@ impl Pages for Change {
         self.pages.len()
     }
 
-    fn each(
-        &self,
-        db: &Database,
-        page: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn each(&self, db: &Database, page: &mut PageSink<'_>) -> Result<(), Error> {
         db.each_logged_page(self.first..=self.last.max_txid, |txid, pgno, content| {
             match self.pages.get(&pgno) {
                 Some((newest, _)) if *newest == txid => page(pgno, content),

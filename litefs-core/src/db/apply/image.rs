@@ -21,7 +21,7 @@ use crate::log::{RecordKind, RecordMeta};
 use crate::ltx::{Encoder, Header, page_checksum};
 use crate::types::{Checksum, PageCount, PageSize, Pgno, Pos};
 
-use super::change::{Pages, Target};
+use super::change::{PageSink, Pages, Target};
 use super::direct::PageWriter;
 use super::{Applied, Applier};
 use crate::db::peer::PeerFile;
@@ -45,11 +45,7 @@ impl Pages for Differing {
         self.pages.len()
     }
 
-    fn each(
-        &self,
-        db: &Database,
-        page: &mut dyn FnMut(Pgno, &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    fn each(&self, db: &Database, page: &mut PageSink<'_>) -> Result<(), Error> {
         let page_size = self.to.page_size();
         let mut buf = vec![0; page_size.as_usize()];
         for pgno in &self.pages {
