@@ -45,12 +45,20 @@ impl BodyWriter {
 
     fn send(&self, block: Bytes) -> io::Result<()> {
         self.sent.inc_by(block.len() as u64);
-        let timed = async { tokio::time::timeout(STALL_TIMEOUT, self.to.send(block)).await };
-        match self.runtime.block_on(timed) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
+        send_in_time(&self.to, &self.runtime, block)
+    }
+}
+
+/// Waits until there is room for a block.
+///
+/// # Errors
+/// `TimedOut` if nothing was taken for long; `BrokenPipe` if nobody is there to take it.
+pub(super) fn send_in_time<T>(to: &mpsc::Sender<T>, runtime: &Handle, block: T) -> io::Result<()> {
+    let timed = async { tokio::time::timeout(STALL_TIMEOUT, to.send(block)).await };
+    match runtime.block_on(timed) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -157,7 +165,7 @@ impl Read for BodyReader {
 const END: Bytes = Bytes::new();
 const BLOCK_LEN: usize = 64 << 10;
 const MAX_BLOCKS: usize = 3;
-/// So long may the other end take nothing.
+/// So long may the other end take nothing while it answers pings: a replica may be busy with a large transaction.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// So long may the other end send nothing.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::IntCounter;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
+use crate::http::body::send_in_time;
 use crate::http::frames::Frame;
 use crate::metrics::Traffic;
 use crate::store::Store;
@@ -79,13 +79,10 @@ impl Outbox {
             Ok(()) => Ok(()),
             Err(TrySendError::Closed(_)) => Err(Ended::Gone),
             Err(TrySendError::Full(block)) => {
-                let to = &self.to;
-                let sent = async { tokio::time::timeout(STALL_TIMEOUT, to.send(block)).await };
-                match self.runtime.block_on(sent) {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(_)) => Err(Ended::Gone),
-                    Err(_) => Err(Ended::Stalled),
-                }
+                send_in_time(&self.to, &self.runtime, block).map_err(|err| match err.kind() {
+                    io::ErrorKind::TimedOut => Ended::Stalled,
+                    _ => Ended::Gone,
+                })
             }
         }
     }
@@ -114,5 +111,3 @@ impl Write for Outbox {
 
 /// A block is sent when it is as long as this, and at the latest when the thread has nothing more to add.
 const BLOCK_LEN: usize = 64 << 10;
-/// So long may a replica take nothing while it answers pings: it may be busy with a large transaction.
-const STALL_TIMEOUT: Duration = Duration::from_secs(300);
