@@ -25,7 +25,7 @@ mod role;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use litefs_lease::{ClusterId, Lease, LeaseError, Leaser, PrimaryInfo};
+use litefs_lease::{ClusterId, Lease, LeaseError, Leaser, PrimaryInfo, Progress};
 use tokio::sync::watch;
 
 use crate::error::{Error, chain};
@@ -279,7 +279,7 @@ async fn hold(store: &Store, lease: &mut dyn Lease, stop: &mut Stop) -> Result<(
         if stop.or(tokio::time::sleep(half)).await.is_none() {
             return Ok(());
         }
-        match lease.renew().await {
+        match lease.renew(Progress::default()).await {
             Ok(()) => store.become_primary_until(lease.deadline()),
             Err(err @ LeaseError::Expired) => return Err(err.into()),
             Err(err) if Instant::now() + RENEW_DELAY < deadline => {

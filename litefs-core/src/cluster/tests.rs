@@ -207,7 +207,7 @@ impl Lease for MoodyLease {
         Some(self.deadline)
     }
 
-    async fn renew(&mut self) -> Result<(), LeaseError> {
+    async fn renew(&mut self, _: Progress) -> Result<(), LeaseError> {
         self.renewals = self.renewals.checked_sub(1).ok_or(LeaseError::Expired)?;
         self.deadline = Instant::now() + TERM;
         Ok(())
