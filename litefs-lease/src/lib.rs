@@ -1,7 +1,7 @@
 //! Who is the primary: the lease that a node holds, and the backends that grant it.
 //!
 //! A [`Leaser`] is asked for the [`Lease`]; whoever holds it is the primary and alone may write. What isn't
-//! here: SQLite, files, the HTTP server. [`StaticLeaser`] decides by configuration: one node is the primary for good.
+//! here: SQLite, files, the HTTP server. [`StaticLeaser`] decides by configuration: one node is the primary for good. [`consul`] (feature `consul`) lets Consul decide.
 //!
 //! # Writing a backend
 //! A backend needs a place that many nodes see and that changes one value atomically. It promises:
@@ -18,6 +18,8 @@
 #![forbid(unsafe_code)]
 
 mod cluster_id;
+#[cfg(feature = "consul")]
+pub mod consul;
 mod fixed;
 mod progress;
 
