@@ -148,7 +148,10 @@ fn mount_tells_what_is_in_the_way() {
     let addr = held.local_addr().unwrap();
     let head = "fuse: {dir: ./mnt}\ndata: {dir: ./data}\n";
     for (text, error) in [
-        ("lease: {type: consul}".to_owned(), "hint: use `lease: {type: static}`"),
+        (
+            "lease: {type: consul}".to_owned(),
+            "ERROR: cannot init consul: must specify a consul key",
+        ),
         (
             format!("lease: {{type: static}}\nhttp: {{addr: '{addr}'}}"),
             "address already in use\nhint: the port is taken",

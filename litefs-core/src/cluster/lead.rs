@@ -88,7 +88,7 @@ impl Reign<'_> {
             match self.lease.renew(self.store.progress()).await {
                 Err(err @ LeaseError::Expired) => return Err(err.into()),
                 Err(err) => {
-                    tracing::warn!("{}: cannot tell how far this node is: {err}", self.id())
+                    tracing::warn!("{}: cannot tell how far this node is: {err}", self.id());
                 }
                 Ok(()) => {}
             }
@@ -219,7 +219,7 @@ impl Reign<'_> {
             Err(_) => return Handover::Kept("the lease can't be renewed"),
         }
         let held = off_thread(self.store, hold_writers).await;
-        off_thread(self.store, |store| store.stop_writes()).await;
+        off_thread(self.store, super::super::store::Store::stop_writes).await;
         let outcome = self.send_lease(to).await;
         match &outcome {
             Handover::Kept(_) => self.grant(),

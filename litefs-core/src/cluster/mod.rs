@@ -21,6 +21,7 @@ mod apply;
 mod control;
 mod election;
 mod lead;
+mod lease_watch;
 mod queue;
 mod replica;
 mod role;
@@ -38,6 +39,7 @@ use crate::types::DbName;
 use control::Request;
 use election::{Candidate, Verdict, judge};
 use lead::{Left, Reign};
+use lease_watch::LeaseWatch;
 use replica::{FollowError, Following};
 use role::{Admission, Backoff, admit};
 
@@ -85,6 +87,8 @@ pub struct RoleLoop {
     backoff: Backoff,
     /// The ID of a lease that this node is to take over.
     offered: Option<String>,
+    /// While it doesn't hold the lease itself.
+    watch: Option<LeaseWatch>,
     /// Since when nobody has held the lease, as far as this node has seen.
     free_since: Option<Instant>,
     /// When it last had all that a primary had.
@@ -131,6 +135,7 @@ impl RoleLoop {
             requests,
             backoff,
             offered: None,
+            watch: None,
             free_since: None,
             live_until: None,
             told: String::new(),
@@ -187,15 +192,19 @@ impl RoleLoop {
     }
 
     /// Waits, but not longer than `known` is the primary.
-    async fn pause(&self, wait: Duration, known: Option<&PrimaryInfo>) {
+    async fn pause(&mut self, wait: Duration, known: Option<&PrimaryInfo>) {
+        let least = wait.min(SHORTEST_PAUSE);
+        tokio::time::sleep(least).await;
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = async {
-                if self.leaser.primary_changed(known).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            } => {}
+            () = tokio::time::sleep(wait - least) => {}
+            () = self.watch().differs(known.cloned()) => {}
         }
+    }
+
+    /// Watches the lease from now on.
+    fn watch(&mut self) -> &mut LeaseWatch {
+        let (leaser, pause) = (&self.leaser, self.options.reconnect_delay);
+        self.watch.get_or_insert_with(|| LeaseWatch::start(Arc::clone(leaser), pause))
     }
 
     /// What the node is to be now; else why it is nothing.
@@ -312,6 +321,7 @@ impl RoleLoop {
         tracing::info!("{id}: primary lease acquired, advertising as {url}");
         self.free_since = None;
         self.told.clear();
+        self.watch = None;
         let (store, leaser, requests) = (&self.store, self.leaser.as_ref(), &mut self.requests);
         refuse_all(requests);
         let mut reign = Reign { store, leaser, lease, requests, stop };
@@ -361,7 +371,7 @@ impl RoleLoop {
             _ if stop.is_told() => {}
             Ok(None) => tracing::info!("{id}: disconnected from primary, retrying"),
             Err(err) => {
-                self.tell(format!("{id}: disconnected from primary with error, retrying: {err}"))
+                self.tell(format!("{id}: disconnected from primary with error, retrying: {err}"));
             }
         }
     }
@@ -372,18 +382,23 @@ impl RoleLoop {
         primary: &PrimaryInfo,
         stop: &mut Stop,
     ) -> Result<Option<String>, FollowError> {
-        let connect = Following::connect(&self.store, primary, &self.options);
-        let Some(following) = stop.or(connect).await else { return Ok(None) };
-        let (following, since) = (following?, Instant::now());
-        self.told.clear();
         let (caught_up, has_caught_up) = watch::channel(false);
-        let leave = async {
+        let (store, ready, options) =
+            (Arc::clone(&self.store), self.ready.clone(), self.options.clone());
+        let replaced = self.watch().differs(Some(primary.clone()));
+        let mut leave = std::pin::pin!(async {
             tokio::select! {
                 () = stop.told() => {}
-                () = self.replaced(primary) => {}
+                () = replaced => {}
             }
+        });
+        let following = tokio::select! {
+            connected = Following::connect(&store, primary, &options) => connected?,
+            () = &mut leave => return Ok(None),
         };
-        let ended = following.run(self.ready.clone(), caught_up, leave).await;
+        let since = Instant::now();
+        let ended = following.run(ready, caught_up, leave).await;
+        self.told.clear();
         // A stream that breaks at once, again and again, is no success.
         if since.elapsed() > self.options.reconnect_delay {
             self.backoff.reset();
@@ -392,14 +407,6 @@ impl RoleLoop {
             self.live_until = Some(Instant::now());
         }
         ended
-    }
-
-    /// Waits until the lease names another one than `primary`, or nobody.
-    async fn replaced(&self, primary: &PrimaryInfo) {
-        while let Err(err) = self.leaser.primary_changed(Some(primary)).await {
-            tracing::debug!("cannot watch the lease, trying again: {err}");
-            tokio::time::sleep(self.options.reconnect_delay).await;
-        }
     }
 
     /// Says it, unless it was the last thing that was said.
@@ -482,6 +489,8 @@ impl Stop {
 
 /// How long candidates that hear of a free lease give each other to say so.
 const SETTLE: Duration = Duration::from_millis(100);
+/// What is known of the lease may be older than what the node has just heard otherwise.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// Between two attempts to get a lease that is about to be had.
 const NOT_YET_PAUSE: Duration = Duration::from_millis(50);
 /// How long after the end of its stream a replica counts as one that followed to the end: a lease that isn't renewed

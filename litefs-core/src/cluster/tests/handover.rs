@@ -72,7 +72,7 @@ async fn pair(place: &Arc<Place>) -> (Member, Member) {
 async fn a_lease_is_handed_over_with_all_that_was_committed() {
     let place = Place::new();
     let (a, b) = pair(&place).await;
-    let last = (0..20).map(|_| a.rig.commit("db", 3)).last().unwrap();
+    let last = (0..20).map(|_| a.rig.commit("db", 3)).next_back().unwrap();
     let reign = a.rig.store.progress().reign;
     a.control.hand_over(b.id()).await.unwrap();
     b.leads().await;

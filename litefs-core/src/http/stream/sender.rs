@@ -88,10 +88,10 @@ impl Sender {
             self.out.frame(&Frame::Heartbeat {
                 timestamp: Timestamp::from_system_time(SystemTime::now()),
             });
-            self.place.sent(self.sent());
             let next_heartbeat = Instant::now() + HEARTBEAT_INTERVAL;
             loop {
                 self.flush()?;
+                self.place.sent(self.sent());
                 let changed = self.subscription.wait(next_heartbeat);
                 if changed.closed {
                     return Err(Failure::Ended(Ended::Gone));
