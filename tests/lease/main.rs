@@ -6,3 +6,4 @@
 mod basics;
 mod fast;
 mod rig;
+mod suite;
