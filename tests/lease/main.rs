@@ -4,5 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
+mod fake;
 mod fast;
+mod faults;
+mod race;
 mod rig;
+mod suite;
+mod wire;

@@ -13,6 +13,9 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// A session's, in most tests; Consul lets it live for up to twice as long.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
 
+/// How long a beat gives the right.
+pub(crate) const FENCE: Duration = Duration::from_secs(1);
+
 /// What a node says of itself.
 pub(crate) fn info(name: &str) -> PrimaryInfo {
     PrimaryInfo { hostname: name.into(), advertise_url: format!("http://{name}:20202") }
@@ -37,10 +40,14 @@ pub(crate) fn node(consul: &Consul, name: &str) -> ConsulLeaser {
 
 /// One that gives up its right, and takes others', fast.
 pub(crate) fn fast_node(consul: &Consul, name: &str) -> ConsulLeaser {
-    let mut options = options(&consul.url(), name);
+    ConsulLeaser::new(fast_options(&consul.url(), name)).unwrap()
+}
+
+pub(crate) fn fast_options(url: &str, name: &str) -> ConsulOptions {
+    let mut options = options(url, name);
     options.ttl = Duration::from_secs(10);
-    options.fast_failover = Some(FastFailover::fence(Duration::from_secs(1)));
-    ConsulLeaser::new(options).unwrap()
+    options.fast_failover = Some(FastFailover::fence(FENCE));
+    options
 }
 
 /// Takes the lease as soon as it can be had.

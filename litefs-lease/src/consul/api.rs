@@ -306,12 +306,15 @@ impl Api {
         self.send(&method, &uri, request.into_body(), limit).await
     }
 
-    fn with_query(&self, uri: String, query: &str) -> String {
+    fn with_query(&self, mut uri: String, query: &str) -> String {
+        // rustify writes the mark for an empty query, too.
+        if uri.ends_with('?') {
+            uri.pop();
+        }
         let namespace = self.namespace.as_ref().map(|namespace| {
             let name = percent_encoding::NON_ALPHANUMERIC;
             format!("ns={}", percent_encoding::utf8_percent_encode(namespace, name))
         });
-        let mut uri = uri;
         for part in [query].into_iter().chain(namespace.as_deref()).filter(|part| !part.is_empty())
         {
             uri.push(if uri.contains('?') { '&' } else { '?' });

@@ -283,3 +283,89 @@ fn decode(text: &str) -> String {
 pub(super) fn clean(key: &str) -> String {
     key.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(url: &str, variables: &[(&str, &str)]) -> Result<Target, ConsulOptionsError> {
+        Target::new(url, &variables.iter().copied().collect())
+    }
+
+    #[test]
+    fn an_address_is_that_of_the_url_else_of_the_environment_else_this_machines() {
+        for (url, variables, want) in [
+            ("", &[][..], "http://127.0.0.1:8500/"),
+            ("", &[("CONSUL_HTTP_ADDR", "c:1")], "http://c:1/"),
+            ("", &[("CONSUL_HTTP_ADDR", "127.0.0.1:8500")], "http://127.0.0.1:8500/"),
+            ("", &[("CONSUL_HTTP_ADDR", "c:1"), ("CONSUL_HTTP_SSL", "true")], "https://c:1/"),
+            ("", &[("CONSUL_HTTP_ADDR", "http://c:1"), ("CONSUL_HTTP_SSL", "1")], "http://c:1/"),
+            ("", &[("CONSUL_HTTP_SSL", "1")], "https://127.0.0.1:8500/"),
+            ("https://d:2", &[("CONSUL_HTTP_ADDR", "c:1")], "https://d:2/"),
+            ("d:2/pre", &[("CONSUL_HTTP_SSL", "t")], "https://d:2/"),
+            ("http://u:p@d:2/a?b#c", &[("CONSUL_HTTP_SSL", "true")], "http://d:2/"),
+            ("http://[::1]:8500", &[], "http://[::1]:8500/"),
+        ] {
+            let target = target(url, variables).unwrap();
+            assert_eq!(target.base.as_str(), want, "{url} {variables:?}");
+            assert_eq!(target.tls.is_some(), want.starts_with("https"), "{url} {variables:?}");
+        }
+    }
+
+    #[test]
+    fn what_cant_be_an_address_is_refused() {
+        for url in ["ftp://c", "unix:///run/consul.sock", "http://", "c:99999", "http://a b"] {
+            let err = target(url, &[]).map(|_| ()).unwrap_err();
+            assert!(
+                matches!(err, ConsulOptionsError::Url { .. } | ConsulOptionsError::Scheme { .. }),
+                "{url}: {err}"
+            );
+        }
+        let err = target("", &[("CONSUL_HTTP_SSL", "yes")]).map(|_| ()).unwrap_err();
+        assert_eq!(err.to_string(), "CONSUL_HTTP_SSL is neither true nor false");
+    }
+
+    #[test]
+    fn the_token_is_the_urls_password_else_the_files_else_the_variables() {
+        let dir = std::env::temp_dir().join(format!("litefs-token-{}", std::process::id()));
+        std::fs::write(&dir, " of file\n").unwrap();
+        let file = dir.to_str().unwrap();
+        let variable = ("CONSUL_HTTP_TOKEN", "of variable");
+        for (url, variables, want) in [
+            ("http://c", &[][..], None),
+            ("http://user@c", &[], None),
+            ("http://c", &[variable], Some("of variable")),
+            ("http://c", &[variable, ("CONSUL_HTTP_TOKEN_FILE", file)], Some("of file")),
+            ("http://:of%20url%2F%23@c", &[variable], Some("of url/#")),
+        ] {
+            let target = target(url, variables).unwrap();
+            assert_eq!(target.token.as_deref(), want, "{url} {variables:?}");
+        }
+        std::fs::remove_file(&dir).unwrap();
+        assert!(target("http://c", &[("CONSUL_HTTP_TOKEN_FILE", file)]).is_err());
+    }
+
+    #[test]
+    fn a_prefix_has_no_slashes_at_its_ends() {
+        for (url, want) in [
+            ("http://c", ""),
+            ("http://c/", ""),
+            ("http://c/a/", "a"),
+            ("http://c//a//b%20c", "a/b c"),
+        ] {
+            assert_eq!(target(url, &[]).unwrap().prefix, want, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_token_is_never_shown() {
+        let own = PrimaryInfo { hostname: "a".into(), advertise_url: "http://a".into() };
+        let mut options = ConsulOptions::new("http://:s3cret@c", "key", own, 1);
+        options.environment = Environment::from_iter([("CONSUL_HTTP_TOKEN", "s3cret")]);
+        let shown = format!("{options:?} {:?}", options.environment);
+        assert!(shown.contains("CONSUL_HTTP_TOKEN") && !shown.contains("s3cret"), "{shown}");
+        options.url = "http://:s3cret%0A@c".into();
+        let err = super::super::ConsulLeaser::new(options).unwrap_err();
+        assert!(!err.to_string().contains("s3cret"), "{err}");
+    }
+}
