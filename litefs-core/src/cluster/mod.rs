@@ -18,6 +18,7 @@
 //! Differs from LiteFS: waits grow and vary instead of being one second; a silent primary is left.
 
 mod apply;
+mod forward;
 mod queue;
 mod replica;
 mod role;
@@ -33,6 +34,7 @@ use crate::http::client::Timeouts;
 use crate::store::Store;
 use crate::types::DbName;
 
+pub use forward::{HaltError, Halted, halt};
 use replica::{FollowError, Following};
 use role::{Admission, Backoff, admit};
 

@@ -32,7 +32,7 @@ use crate::types::{DbName, Pos};
 
 pub(crate) use changes::Changes;
 use layout::DataPaths;
-pub(crate) use layout::DbPaths;
+pub(crate) use layout::{DbPaths, INCOMING_PREFIX};
 use retention::RetentionThread;
 
 pub use crate::log::Retention;
@@ -336,6 +336,10 @@ impl Store {
         let before = std::mem::replace(&mut *role, now.clone());
         drop(role);
         if before != now {
+            for db in self.databases() {
+                db.withdraw("the primary is another one, or was lost");
+                db.role_changed();
+            }
             self.options.changes.role_changed(false, hostname);
         }
     }
@@ -491,7 +495,7 @@ impl Store {
             let db = self.open_database(name.clone(), self.paths.database(&name));
             self.databases.write().insert(name, db);
         }
-        self.databases().iter().try_for_each(|db| db.remove_super_journals())
+        self.databases().iter().try_for_each(|db| db.remove_leftovers())
     }
 
     fn open_database(&self, name: DbName, paths: DbPaths) -> Arc<Database> {

@@ -50,6 +50,8 @@ pub(super) struct WalSession {
     frames: Vec<Pgno>,
     /// With so many frames a checkpoint is tried next.
     checkpoint_at: usize,
+    /// Whether the WRITE lock is kept from one change to the next, for the halt lock.
+    keeps_write: bool,
 }
 
 /// Where the next frame goes.
@@ -73,8 +75,14 @@ impl WalSession {
             return Ok(None);
         }
         let (wal, shm) = (open(FileKind::Wal, true)?, open(FileKind::Shm, true)?);
-        let mut session =
-            WalSession { database, wal, shm, frames: Vec::new(), checkpoint_at: CHECKPOINT_FRAMES };
+        let mut session = WalSession {
+            database,
+            wal,
+            shm,
+            frames: Vec::new(),
+            checkpoint_at: CHECKPOINT_FRAMES,
+            keeps_write: false,
+        };
         let attached = session.attach().map_err(|e| db.peer_error(e, "open", FileKind::Shm))?;
         Ok(attached.then_some(session))
     }
@@ -86,13 +94,20 @@ impl WalSession {
             return Ok(Applied::Waiting);
         }
         let appended = self.append_locked(db, change);
-        self.lock(WAL_WRITE_LOCK, 1, ByteLock::None).map_err(failed)?;
+        self.unlock_write().map_err(failed)?;
         appended?;
         if self.frames.len() >= self.checkpoint_at {
             self.checkpoint(db)?;
             self.checkpoint_at = self.frames.len().max(CHECKPOINT_FRAMES) + CHECKPOINT_FRAMES / 4;
         }
         Ok(Applied::All)
+    }
+
+    /// Keeps the WRITE lock until the session ends; whether it is to be had.
+    pub(super) fn keep_write(&mut self, db: &Database) -> Result<bool, Error> {
+        self.keeps_write =
+            self.lock_write().map_err(|e| db.peer_error(e, "lock", FileKind::Shm))?;
+        Ok(self.keeps_write)
     }
 
     /// Makes the wal-index say what the WAL holds: another process may have left it otherwise, or none yet.
@@ -107,7 +122,7 @@ impl WalSession {
             return Ok(Applied::Waiting);
         }
         let shown = self.end(db, page_size);
-        self.lock(WAL_WRITE_LOCK, 1, ByteLock::None).map_err(failed)?;
+        self.unlock_write().map_err(failed)?;
         shown.map(|_| Applied::All)
     }
 
@@ -183,10 +198,12 @@ impl WalSession {
                 .map(|tail| (tail.header(), tail.chain(), tail.captured(), c.logged.count))
         };
         match (header, captured) {
-            (Some(header), captured) if header.max_frame == 0 => {
-                // Started over by somebody, or never begun. What an application has captured but not
-                // brought home can't be here: it would be in the header.
-                debug_assert!(captured.is_none_or(|(h, _, n, _)| n == 0 || h.salt != header.salt));
+            // Started over by somebody, or never begun. If there are frames of that very WAL nevertheless, its writer
+            // died before it could say so.
+            (Some(header), captured)
+                if header.max_frame == 0
+                    && captured.is_none_or(|(h, _, n, _)| n == 0 || h.salt != header.salt) =>
+            {
                 self.start_over(header, page_size).map_err(in_shm)
             }
             (None, None) | (None, Some((_, _, 0, _))) => {
@@ -485,6 +502,13 @@ impl WalSession {
 
     fn lock_write(&self) -> io::Result<bool> {
         lock_by(Instant::now() + PATIENCE, self.shm.as_ref(), WAL_WRITE_LOCK..WAL_WRITE_LOCK + 1)
+    }
+
+    fn unlock_write(&self) -> io::Result<()> {
+        if self.keeps_write {
+            return Ok(());
+        }
+        self.lock(WAL_WRITE_LOCK, 1, ByteLock::None).map(drop)
     }
 
     fn lock_readers(&self) -> io::Result<bool> {
