@@ -9,7 +9,6 @@ use std::thread;
 
 use fuser::{FileHandle, ReplyOpen};
 use litefs_core::cluster::{HaltError, Halted, halt};
-use litefs_core::error::chain;
 use litefs_core::store::Store;
 use litefs_core::types::DbName;
 use nix::errno::Errno;
@@ -20,7 +19,7 @@ use crate::ops::Opened;
 /// Asks for the lock; `None` if this node has become the primary.
 pub(crate) fn ask(store: &Arc<Store>, db: &DbName) -> Result<Option<Halted>, Errno> {
     halt(store, db).map_err(|err| {
-        tracing::warn!(%db, err = chain(&err), "the halt lock wasn't acquired");
+        tracing::warn!(%db, %err, "the halt lock wasn't acquired");
         errno(&err)
     })
 }

@@ -247,7 +247,7 @@ impl Database {
             return Ok(true);
         }
         let Some(mut session) = self.session(applier)? else { return Ok(false) };
-        if !session.keep_write(self)? || session.show(self)? == Applied::Waiting {
+        if !session.keep_write(self)? {
             return Ok(false);
         }
         applier.session = Some(session);

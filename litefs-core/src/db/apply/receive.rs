@@ -46,7 +46,7 @@ impl Database {
 
         // A commit that is being forwarded ends first, so that it is known what became of it.
         let capture = self.capture.lock();
-        if header.node_id == self.options.node_id && self.last_pos() == Some(pos) {
+        if header.node_id == self.options.node_id && self.has_logged(pos)? {
             return Ok(pos);
         }
         self.check_follows(&header)?;
@@ -70,6 +70,18 @@ impl Database {
         let meta = append.finish(kind).map_err(|e| self.log_error(e))?;
         self.note_log(&writer.log);
         Ok(meta)
+    }
+
+    /// Whether a transaction with that outcome is in the log.
+    fn has_logged(&self, pos: Pos) -> Result<bool, Error> {
+        let writer = self.log.lock();
+        let log = &writer.log;
+        if log.first_txid().is_none_or(|first| pos.txid < first) {
+            return Ok(false);
+        }
+        let record = log.records(pos.txid).and_then(|mut records| records.next().transpose());
+        let record = record.map_err(|e| self.log_error(e))?;
+        Ok(record.is_some_and(|(meta, _)| meta.pos() == pos))
     }
 
     /// Where the log ends.

@@ -248,14 +248,15 @@ mod tests {
     #[test]
     fn a_write_is_seen_before_it_is_made() {
         let dir = tempfile::tempdir().unwrap();
-        let cases: [(&[u8], &[u8], u64, &[u8]); 5] = [
-            (b"abcdef", b"XY", 2, b"abXYef"),
-            (b"abcdef", b"XYZ", 5, b"abcdeXYZ"),
-            (b"abc", b"XY", 5, b"abc\0\0XY"),
-            (b"", b"XY", 0, b"XY"),
-            (b"abc", b"", 1, b"abc"),
+        let cases = [
+            ("abcdef", "XY", 2, "abXYef"),
+            ("abcdef", "XYZ", 5, "abcdeXYZ"),
+            ("abc", "XY", 5, "abc\0\0XY"),
+            ("", "XY", 0, "XY"),
+            ("abc", "", 1, "abc"),
         ];
         for (file, data, offset, want) in cases {
+            let (file, data, want) = (file.as_bytes(), data.as_bytes(), want.as_bytes());
             let ahead = ahead(dir.path(), file, data, offset);
             assert_eq!(ahead.len().unwrap(), want.len() as u64);
             for from in 0..want.len() {

@@ -33,8 +33,7 @@ impl Database {
     /// Commits what the holder of the halt lock `id` has sent: when this returns, it is logged durably, in the files, and on its
     /// way to all replicas.
     ///
-    /// On error nothing has changed, unless it is an error of the engine: then it may come to be committed all the
-    /// same.
+    /// On error nothing has changed, but for [`HaltError::Undecided`].
     pub(crate) fn commit_forwarded(&self, id: i64, body: &mut dyn Read) -> Result<Pos, HaltError> {
         self.check_held(&self.apply.lock(), id)?;
         let received = self.receive_forwarded(body)?;
@@ -47,9 +46,9 @@ impl Database {
         let before = self.capture.lock().logged.pos;
         let pos = self.append_spool(&received.spool, RecordKind::Plain)?.pos();
         self.apply_forwarded(&mut applier, before, pos)?;
-        self.sync_log()?;
+        self.sync_log().map_err(HaltError::Undecided)?;
         self.extend_halt(&mut applier);
-        self.strict_check(&self.capture.lock())?;
+        self.strict_check(&self.capture.lock()).map_err(HaltError::Undecided)?;
         tracing::debug!(db = %self.name, txid = %pos.txid, pages = received.pages.len(), "forwarded transaction");
         Ok(pos)
     }
@@ -144,15 +143,15 @@ impl Database {
                 // The files have it. What is left to be told is told before the lock is let go.
                 return Ok(());
             }
-            let may_wait = matches!(applied, Ok(Applied::Waiting)) && Instant::now() < give_up;
-            if may_wait {
+            if matches!(applied, Ok(Applied::Waiting)) && Instant::now() < give_up {
                 continue;
             }
-            if now == before && !applier.is_torn() {
-                self.drop_last()?;
-                return applied.map_err(Into::into).and(Err(HaltError::Locked));
+            if now != before || applier.is_torn() {
+                let busy = || Error::InUse { db: self.name.clone() };
+                return Err(HaltError::Undecided(applied.err().unwrap_or_else(busy)));
             }
-            return applied.map_err(Into::into).map(drop);
+            self.drop_last().map_err(HaltError::Undecided)?;
+            return Err(applied.map_or_else(HaltError::Engine, |_| HaltError::Locked));
         }
     }
 }

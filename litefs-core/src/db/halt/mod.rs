@@ -109,6 +109,9 @@ pub(crate) enum HaltError {
     PostApply { got: Checksum, want: Checksum },
     #[error("database is locked")]
     Locked,
+    /// It may come to be committed all the same.
+    #[error("the transaction is logged, but: {}", crate::error::chain(.0))]
+    Undecided(#[source] Error),
     #[error("{}", crate::error::chain(.0))]
     Engine(#[from] Error),
 }
