@@ -230,22 +230,4 @@ impl PosText {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_are_told_as_the_original_does() {
-        let text = r#"{"id":5,"pos":{"TXID":"0000000000000005","PostApplyChecksum":"abcebc991e998bb2"},"expires":"2026-11-24T09:25:24.58520151Z"}"#;
-        let lock: LockText = serde_json::from_str(text).unwrap();
-        let pos = lock.pos.parse().unwrap().unwrap();
-        assert_eq!(pos.to_string(), "0000000000000005/abcebc991e998bb2");
-        assert_eq!(serde_json::to_string(&lock).unwrap(), text);
-        let none = PosText::from(None);
-        assert_eq!(
-            (none.txid.as_str(), none.post_apply.as_str()),
-            ("0000000000000000", "0000000000000000")
-        );
-        assert_eq!(none.parse().unwrap(), None);
-        PosText { txid: "x".into(), post_apply: String::new() }.parse().unwrap_err();
-    }
-}
+mod tests;

@@ -192,12 +192,15 @@ impl Ahead {
 
 impl File for Ahead {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let in_file = self.file.read_at(buf, offset)?;
-        let len = usize::try_from(self.end().saturating_sub(offset)).unwrap_or(usize::MAX);
-        let n = in_file.max(len.min(buf.len()));
+        let mut n = self.file.read_at(buf, offset)?;
+        let to = (offset + buf.len() as u64).min(self.end());
         // Between the file's end and a write past it there are zeros.
-        buf[in_file..n].fill(0);
-        let (from, to) = (offset.max(self.offset), (offset + n as u64).min(self.end()));
+        let there = to.saturating_sub(offset) as usize;
+        if !self.data.is_empty() && there > n {
+            buf[n..there].fill(0);
+            n = there;
+        }
+        let from = offset.max(self.offset);
         if from < to {
             let (at, len) = ((from - offset) as usize, (to - from) as usize);
             buf[at..at + len].copy_from_slice(&self.data[(from - self.offset) as usize..][..len]);
@@ -214,7 +217,7 @@ impl File for Ahead {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.file.len().map(|len| len.max(self.end()))
+        self.file.len().map(|len| if self.data.is_empty() { len } else { len.max(self.end()) })
     }
 
     fn sync(&self) -> io::Result<()> {
