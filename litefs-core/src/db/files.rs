@@ -310,7 +310,7 @@ impl OpenFile {
                 if self.file.len().at("stat", db.paths.database())? == len {
                     return Ok(());
                 }
-                db.check_page_write(c)?;
+                db.check_page_write(c, || c.cuts_back(len))?;
                 db.before_truncate(c, len)?;
                 self.wrote.store(true, Ordering::Relaxed);
                 c.snapshots.before_change(&self.file, len..u64::MAX);
@@ -414,7 +414,7 @@ impl OpenFile {
         if !self.is_current() {
             return self.overwrite(&mut capture, data, offset);
         }
-        self.db.check_page_write(&capture, data, offset)?;
+        self.db.check_page_write(&capture, || capture.puts_back(data, offset))?;
         self.db.before_page_write(&mut capture, self.file.as_ref(), data, offset)?;
         self.wrote.store(true, Ordering::Relaxed);
         self.overwrite(&mut capture, data, offset)?;

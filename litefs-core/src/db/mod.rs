@@ -361,12 +361,12 @@ impl Database {
     /// Whether a page may be written to the database file. What a hot journal protects may also be put back by whoever
     /// may write no more: what becomes of it is decided at the journal's end. Without one nothing but the old content may be
     /// put back.
-    fn check_page_write(&self, c: &Capture, data: &[u8], offset: u64) -> Result<(), Error> {
+    fn check_page_write(&self, c: &Capture, puts_back: impl FnOnce() -> bool) -> Result<(), Error> {
         match self.writable() {
             Ok(Right::Lent(_)) if !c.journal_hot && c.wal.is_none() => {
                 Err(Error::Unprotected { db: self.name.clone() })
             }
-            Err(Error::Replica { .. }) if c.journal_hot || c.puts_back(data, offset) => Ok(()),
+            Err(Error::Replica { .. }) if c.journal_hot || puts_back() => Ok(()),
             right => right.map(drop),
         }
     }

@@ -256,6 +256,11 @@ impl Capture {
         View { db: &db.name, logged: &self.logged, dirty: &self.dirty, wal, tx, files, commit }
     }
 
+    /// Whether a transaction in the database file has neither been committed nor rolled back.
+    pub(super) fn is_half_way(&self) -> bool {
+        self.journal_hot || self.undo.is_some()
+    }
+
     /// Whether a write puts back what the log says of pages that were written without a journal.
     pub(super) fn puts_back(&self, data: &[u8], offset: u64) -> bool {
         let Some(page_size) = self.page_size.filter(|_| self.undo.is_some()) else { return false };
@@ -266,6 +271,12 @@ impl Capture {
             self.dirty.pages.get(&pgno).copied().flatten() == Some(page_checksum(pgno, page))
         };
         whole && pages.into_iter().all(is_old)
+    }
+
+    /// Likewise for a change of the file's length.
+    pub(super) fn cuts_back(&self, len: u64) -> bool {
+        let logged = self.logged.page_size.map(|size| self.logged.count.len_bytes(size));
+        self.undo.is_some() && logged == Some(len)
     }
 
     fn advance(&mut self, wal: &dyn File) -> std::io::Result<Option<WalTx>> {
