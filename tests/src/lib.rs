@@ -5,6 +5,7 @@
 //!             └▶ process   a child with captured output; each wait has a deadline
 //!   test ─▶ cluster   a primary and its replicas; when and how they are equal
 //!             └▶ proxy     a network between them that fails as told
+//!   test ─▶ netns     hosts with a network of the kernel's, which fails as told, too
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
 //!   test ─▶ workload  random transactions whose outcome can be checked; also as a process of its own
@@ -20,6 +21,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod netns;
 pub mod node;
 pub mod process;
 pub mod proxy;
