@@ -225,6 +225,11 @@ impl Node {
         self.process().wait(LIMIT);
     }
 
+    /// Ends it in whatever state it is.
+    pub fn end(&self) {
+        self.mounted.end();
+    }
+
     /// Whether something is mounted, even if dead.
     pub fn is_mounted(&self) -> bool {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
