@@ -20,6 +20,7 @@ install_packages() {
   need python3 python3
   need rsync rsync
   need mkfs.ext4 e2fsprogs
+  need mkfs.btrfs btrfs-progs
   need ip iproute2
   need curl curl
   if [ "${#missing[@]}" -gt 0 ]; then
