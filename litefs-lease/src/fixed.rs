@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 
-use crate::{ClusterId, Lease, LeaseError, Leaser, PrimaryInfo};
+use crate::{ClusterId, Lease, LeaseError, Leaser, PrimaryInfo, Progress};
 
 /// Grants the lease to this node always, or never.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl Lease for StaticLease {
         None
     }
 
-    async fn renew(&mut self) -> Result<(), LeaseError> {
+    async fn renew(&mut self, _: Progress) -> Result<(), LeaseError> {
         Ok(())
     }
 
@@ -89,8 +89,8 @@ mod tests {
     fn the_primary_holds_the_lease_without_end() {
         let leaser = StaticLeaser::new(true, info());
         let mut lease = now(leaser.acquire()).unwrap();
-        assert_eq!(lease.deadline(), None);
-        assert_eq!(now(lease.renew()), Ok(()));
+        assert_eq!((lease.deadline(), lease.id()), (None, None));
+        assert_eq!(now(lease.renew(Progress::default())), Ok(()));
         assert_eq!(now(leaser.primary_info()), Err(LeaseError::NoPrimary));
         assert_eq!(now(lease.release()), Ok(()));
     }
@@ -100,5 +100,11 @@ mod tests {
         let leaser = StaticLeaser::new(false, info());
         assert_eq!(now(leaser.acquire()).unwrap_err(), LeaseError::PrimaryExists);
         assert_eq!(now(leaser.primary_info()), Ok(info()));
+    }
+
+    #[test]
+    fn it_is_never_handed_over() {
+        let err = now(StaticLeaser::new(true, info()).acquire_existing("1")).unwrap_err();
+        assert_eq!(err.to_string(), "static lease handoff not supported");
     }
 }

@@ -6,6 +6,7 @@
 //!   test ─▶ cluster   a primary and its replicas; when and how they are equal
 //!             └▶ proxy     a network between them that fails as told
 //!   test ─▶ netns     hosts with a network of the kernel's, which fails as told, too
+//!   test ─▶ consul    a real Consul, which stops, forgets, and is looked into
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
 //!   test ─▶ workload  random transactions whose outcome can be checked; also as a process of its own
@@ -21,6 +22,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod consul;
 pub mod netns;
 pub mod node;
 pub mod process;
