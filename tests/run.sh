@@ -20,6 +20,8 @@ install_packages() {
   need python3 python3
   need rsync rsync
   need mkfs.ext4 e2fsprogs
+  need mkfs.btrfs btrfs-progs
+  need ip iproute2
   need curl curl
   if [ "${#missing[@]}" -gt 0 ]; then
     step "install ${missing[*]}"
@@ -63,7 +65,8 @@ cargo build --release -p litefs-cli --locked
 step "build tests"
 cargo test --workspace --locked --no-run
 
-mounts() { grep ' fuse ' /proc/self/mounts | grep litefs-test- | sort || true; }
+# Network namespaces are mounts, too.
+mounts() { grep litefs-test- /proc/self/mounts | sort || true; }
 before=$(mounts)
 
 step "tests"

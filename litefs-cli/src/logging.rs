@@ -15,6 +15,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use litefs_core::error::chain;
 use thiserror::Error;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -227,6 +228,11 @@ impl Visit for Fields {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.set(field.name(), Value::Text(value.into()));
+    }
+
+    /// With what lies beneath: "transaction log" alone helps nobody.
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.set(field.name(), Value::Text(chain(value)));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {

@@ -12,7 +12,7 @@ pub(crate) fn errno(operation: &'static str, file: &str, error: &Error) -> Errno
     let errno = table(error.kind(), error.raw_os_error());
     match error.kind() {
         ErrorKind::NoSpace | ErrorKind::Quota | ErrorKind::Corrupt | ErrorKind::Io => {
-            tracing::warn!(operation, file, err = %error, %errno, "file operation failed");
+            tracing::warn!(operation, file, err = error as &dyn std::error::Error, %errno, "file operation failed");
         }
         ErrorKind::NotFound
         | ErrorKind::Exists

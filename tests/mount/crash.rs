@@ -11,6 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use litefs_tests::cluster::eventually;
 use litefs_tests::node::{LIMIT, Node, NodeOptions};
 use litefs_tests::process::{Process, Stream};
 use litefs_tests::random::Random;
@@ -116,6 +117,43 @@ fn kill_the_node_in_rollback_modes() {
 #[test]
 fn kill_the_node_without_a_journal() {
     kill_the_node(&NO_JOURNAL);
+}
+
+/// SQLite doesn't journal what free pages hold, so its rollback leaves there what the transaction had written; and the
+/// log may have forgotten long since what was there before.
+#[test]
+fn kill_the_node_in_a_transaction_that_uses_free_pages() {
+    let data = "retention: 10ms\n  retention-monitor-interval: 20ms".into();
+    let mut node = Node::start_with(NodeOptions { data, ..NodeOptions::default() });
+    let conn = sqlite::open(&node.path("db"));
+    let insert = |from: i64, to: i64| {
+        format!(
+            "WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {to})
+             INSERT INTO t SELECT i, randomblob(3000) FROM n"
+        )
+    };
+    sqlite::run(&conn, "PRAGMA synchronous=OFF; CREATE TABLE t(x INTEGER PRIMARY KEY, y)");
+    sqlite::run(&conn, &format!("{}; DELETE FROM t WHERE x > 50", insert(1, 300)));
+    // Pages that are in no record of the log any more.
+    sqlite::run(&conn, "CREATE TABLE u(x)");
+    let forgotten = || {
+        sqlite::run(&conn, "DELETE FROM u; INSERT INTO u VALUES (randomblob(200000))");
+        !node.backing("db").join("log/0000000000000001.seg").exists()
+    };
+    assert!(eventually(LIMIT, forgotten));
+    let before = node.pos("db");
+    sqlite::run(&conn, &format!("PRAGMA cache_size=5; BEGIN; {}", insert(1001, 1100)));
+    node.kill();
+    // Its files are those of a dead mount from now on, so it must not touch them again.
+    std::mem::forget(conn);
+    node.up();
+    node.process().line("had written to free pages", LIMIT);
+    assert_eq!(node.pos("db").txid, before.txid + 1, "what free pages hold now is a transaction");
+    let conn = sqlite::open(&node.path("db"));
+    assert_eq!(sqlite::number(&conn, "SELECT count(*) FROM t"), 50);
+    sqlite::run(&conn, &insert(1001, 1100));
+    drop(conn);
+    node.check("db");
 }
 
 fn kill_the_application(modes: &[Mode]) {

@@ -1,4 +1,4 @@
-//! A data directory without space. The application gets an error, its transaction is rolled back, nothing
+//! A data directory without space, or beyond its quota. The application gets an error, its transaction is rolled back, nothing
 //! that was acknowledged is lost, and work goes on once there is space.
 
 // A failed expectation is what a test has to report.
@@ -15,7 +15,11 @@ use nix::mount::{MsFlags, mount};
 use rusqlite::{Connection, ErrorCode};
 
 /// A small file system under the data directory; unmounted when dropped.
-struct SmallDisk(Node);
+struct SmallDisk {
+    node: Node,
+    /// It has room, but the node may not use it.
+    has_quota: bool,
+}
 
 impl SmallDisk {
     /// Of memory.
@@ -23,24 +27,62 @@ impl SmallDisk {
         let node = node();
         mount(Some("tmpfs"), node.data(), Some("tmpfs"), MsFlags::empty(), Some("size=24m"))
             .expect("the tests run as root");
-        SmallDisk(node)
+        SmallDisk { node, has_quota: false }
     }
 
     /// A real one, with metadata that takes space too.
     fn ext4() -> SmallDisk {
         let node = node();
-        let image = node.config_path().with_file_name("disk.img");
-        fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
-        command(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image));
-        command(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(node.data()));
-        SmallDisk(node)
+        make(&node, 32 << 20, Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]));
+        SmallDisk { node, has_quota: false }
     }
+
+    /// One with a quota, which counts for root, too.
+    fn quota() -> SmallDisk {
+        let node = node();
+        make(&node, 256 << 20, Command::new("mkfs.btrfs").args(["-q", "-f"]));
+        command(Command::new("btrfs").args(["quota", "enable"]).arg(node.data()));
+        SmallDisk { node, has_quota: true }
+    }
+
+    /// Leaves a few hundred KiB.
+    fn fill(&self) {
+        let data = self.node.data();
+        if !self.has_quota {
+            return ballast(data);
+        }
+        let mut show = Command::new("btrfs");
+        let show = command(show.args(["qgroup", "show", "--sync", "--raw", "-F"]).arg(data));
+        let line = show.lines().last().unwrap();
+        let used: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        self.limit(&(used + (600 << 10)).to_string());
+    }
+
+    /// Gives the rest back.
+    fn free(&self) {
+        if self.has_quota {
+            return self.limit("none");
+        }
+        fs::remove_file(self.node.data().join("ballast")).unwrap();
+    }
+
+    fn limit(&self, bytes: &str) {
+        command(Command::new("btrfs").args(["qgroup", "limit", bytes]).arg(self.node.data()));
+    }
+}
+
+/// Makes a file system in a file and mounts it under the node's data.
+fn make(node: &Node, len: u64, mkfs: &mut Command) {
+    let image = node.config_path().with_file_name("disk.img");
+    fs::File::create(&image).unwrap().set_len(len).unwrap();
+    command(mkfs.arg(&image));
+    command(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(node.data()));
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        self.0.process().signal(nix::sys::signal::Signal::SIGKILL);
-        unmount(self.0.data());
+        self.node.end();
+        unmount(self.node.data());
     }
 }
 
@@ -48,9 +90,11 @@ fn node() -> Node {
     Node::new(NodeOptions { strict_verify: false, ..NodeOptions::default() })
 }
 
-fn command(command: &mut Command) {
+#[track_caller]
+fn command(command: &mut Command) -> String {
     let (code, output) = Process::run(command, LIMIT);
     assert_eq!(code, Some(0), "{command:?}: {output}");
+    output
 }
 
 /// Takes what is free but for a few hundred KiB.
@@ -81,21 +125,21 @@ fn fill(conn: &Connection, row_bytes: i64) -> i64 {
 
 fn goes_on_after_a_full_disk(disk: SmallDisk, journal: &str) {
     let mut disk = disk;
-    let node = &mut disk.0;
-    node.up();
+    disk.node.up();
+    let node = &disk.node;
     let conn = sqlite::open(&node.path("db"));
     sqlite::run(
         &conn,
         &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(id INTEGER PRIMARY KEY, y BLOB)"),
     );
     for round in 0..3 {
-        ballast(node.data());
+        disk.fill();
         for row_bytes in [3000, 100_000, 300] {
             let count = fill(&conn, row_bytes);
             assert_eq!(sqlite::number(&conn, "SELECT count(*) FROM t"), count, "{journal} {round}");
         }
         assert_eq!(sqlite::text(&conn, "PRAGMA integrity_check"), "ok", "{journal}");
-        fs::remove_file(node.data().join("ballast")).unwrap();
+        disk.free();
 
         let before = sqlite::number(&conn, "SELECT count(*) FROM t");
         sqlite::run(&conn, "INSERT INTO t(y) VALUES (zeroblob(100000))");
@@ -105,6 +149,7 @@ fn goes_on_after_a_full_disk(disk: SmallDisk, journal: &str) {
     }
     let count = sqlite::number(&conn, "SELECT count(*) FROM t");
     drop(conn);
+    let node = &mut disk.node;
     assert!(node.process().is_running(), "{}", node.process().output());
     assert_eq!(node.stop(), Some(0), "{}", node.process().output());
     node.up();
@@ -133,11 +178,49 @@ fn a_full_ext4() {
     }
 }
 
+/// Without room for so much as a rollback, the application has to wait with that.
+///
+/// Observed: SQLite (3.40, 3.54) dies of SIGBUS there, with and without LiteFS, if the wal-index is a mapped file of that file
+/// system; with exclusive locking it is none.
+#[test]
+fn an_exhausted_quota() {
+    for journal in ["WAL", "DELETE"] {
+        let mut disk = SmallDisk::quota();
+        disk.node.up();
+        let conn = sqlite::open(&disk.node.path("db"));
+        sqlite::run(
+            &conn,
+            &format!(
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode={journal};
+                 CREATE TABLE t(id INTEGER PRIMARY KEY, y BLOB)"
+            ),
+        );
+        for row_bytes in [3000, 100_000, 300] {
+            disk.fill();
+            let count = fill(&conn, row_bytes);
+            let output = disk.node.process().output();
+            assert!(output.contains("EDQUOT"), "{output}");
+            disk.free();
+            assert_eq!(sqlite::number(&conn, "SELECT count(*) FROM t"), count, "{journal}");
+            sqlite::run(&conn, "INSERT INTO t(y) VALUES (zeroblob(100000))");
+            sqlite::run(&conn, "DELETE FROM t WHERE id % 2 = 0");
+            disk.node.check_position("db");
+        }
+        drop(conn);
+        assert!(disk.node.process().is_running(), "{}", disk.node.process().output());
+        let before = disk.node.pos("db");
+        assert_eq!(disk.node.stop(), Some(0), "{}", disk.node.process().output());
+        disk.node.up();
+        assert_eq!(disk.node.pos("db"), before);
+        disk.node.check("db");
+    }
+}
+
 #[test]
 fn a_restart_on_a_full_disk_loses_nothing() {
     for journal in ["WAL", "DELETE"] {
         let mut disk = SmallDisk::tmpfs();
-        let node = &mut disk.0;
+        let node = &mut disk.node;
         node.up();
         let conn = sqlite::open(&node.path("db"));
         sqlite::run(

@@ -157,8 +157,7 @@ fn a_replica_with_a_full_disk_serves_readers_and_catches_up_when_there_is_space(
         let steps = |cluster: &Cluster, seed, count| steps(cluster, mode, seed, count);
         steps(&cluster, random.any(), 20);
         cluster.converge("db");
-        let how = if mode.journal == "WAL" { Watching::Reopen } else { Watching::Keep };
-        let watcher = watch(&cluster.replica().node.path("db"), how);
+        let watcher = watch(&cluster.replica().node.path("db"), Watching::Keep);
         let ballast = data.join("ballast");
         let stat = nix::sys::statvfs::statvfs(&data).unwrap();
         let free = usize::try_from(stat.blocks_available() * stat.fragment_size()).unwrap();

@@ -11,6 +11,7 @@ mod behind;
 mod crash;
 mod live;
 mod network;
+mod partition;
 mod scale;
 
 use std::path::Path;

@@ -46,9 +46,8 @@ fn cuts_at_any_moment_lose_nothing() {
         while_writing(&path, mode, random.any(), || {
             let there = || cluster.replica().node.path(mode.journal).exists();
             assert!(eventually(LIMIT, there));
-            // After a cut the replica may get a snapshot, for which a connection in WAL mode is in the way.
-            let how = if mode.journal == "WAL" { Watching::Reopen } else { Watching::Keep };
-            watcher = Some(watch(&cluster.replica().node.path(mode.journal), how));
+            // After a cut the replica may get a snapshot.
+            watcher = Some(watch(&cluster.replica().node.path(mode.journal), Watching::Keep));
             for _ in 0..40 {
                 net.cut();
                 thread::park_timeout(Duration::from_micros(random.below(60_000)));

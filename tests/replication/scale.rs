@@ -30,16 +30,24 @@ fn three_hundred_databases_follow() {
 
 #[test]
 fn ten_thousand_small_transactions_follow() {
+    follow(Mode::new("WAL", "NORMAL"), 10_000);
+}
+
+#[test]
+fn a_thousand_small_transactions_in_rollback_mode_follow() {
+    follow(Mode::new("DELETE", "OFF"), 1000);
+}
+
+fn follow(mode: Mode, count: i64) {
     let cluster = Cluster::start();
-    let mode = Mode::new("WAL", "NORMAL");
     let mut workload = Workload::open(&cluster.primary.path("db"), mode, 3).unwrap();
     workload.step().unwrap();
     cluster.converge("db");
-    // A replica that lags far gets a snapshot, for which a connection in WAL mode that stays is in the way.
-    let watcher = watch(&cluster.replica().node.path("db"), Watching::Reopen);
+    // A replica that lags far gets a snapshot.
+    let watcher = watch(&cluster.replica().node.path("db"), Watching::Keep);
     let conn = workload.connection();
     sqlite::run(conn, "CREATE TABLE t(x)");
-    for i in 0..10_000 {
+    for i in 0..count {
         conn.execute("INSERT INTO t VALUES (?)", [i]).unwrap();
     }
     drop(workload);

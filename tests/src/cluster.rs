@@ -109,20 +109,7 @@ impl Cluster {
     /// If they don't get equal, or something is wrong with one of them.
     #[track_caller]
     pub fn converge(&self, name: &str) {
-        let want = self.await_position(name);
-        let image = want.map(|_| image(&self.primary, name));
-        for (i, replica) in self.replicas.iter().enumerate() {
-            let node = &replica.node;
-            if let Some(image) = &image {
-                assert!(*image == self::image(node, name), "{name} of replica {i}: other bytes");
-                check_position(node, name);
-            }
-            check_process(node);
-        }
-        if want.is_some() {
-            check_position(&self.primary, name);
-        }
-        check_process(&self.primary);
+        converge(&self.primary, &self.replicas(), name);
     }
 
     /// Waits until each replica is where the primary is. Nobody may write.
@@ -131,20 +118,11 @@ impl Cluster {
     /// If it takes too long.
     #[track_caller]
     pub fn await_position(&self, name: &str) -> Option<Position> {
-        let want = self.primary.pos_if_there(name);
-        for (i, replica) in self.replicas.iter().enumerate() {
-            let mut got = None;
-            let equal = eventually(CONVERGE_LIMIT, || {
-                got = replica.node.pos_if_there(name);
-                got == want
-            });
-            assert!(
-                equal,
-                "{name} of replica {i}: {got:x?} instead of {want:x?}\n--- primary\n{}",
-                tail(&self.primary.process().output())
-            );
-        }
-        want
+        await_position(&self.primary, &self.replicas(), name)
+    }
+
+    fn replicas(&self) -> Vec<&Node> {
+        self.replicas.iter().map(|replica| &replica.node).collect()
     }
 }
 
@@ -228,6 +206,45 @@ pub fn replica_config(url: &str) -> String {
         "lease:\n  type: static\n  candidate: false\n  hostname: primary\n  \
          advertise-url: {url}\n  reconnect-delay: 40ms\n"
     )
+}
+
+/// [`Cluster::converge`] for nodes whose network is something else.
+///
+/// # Panics
+/// If they don't get equal, or something is wrong with one of them.
+#[track_caller]
+pub fn converge(primary: &Node, replicas: &[&Node], name: &str) {
+    let want = await_position(primary, replicas, name);
+    let image = want.map(|_| image(primary, name));
+    for (i, node) in replicas.iter().enumerate() {
+        if let Some(image) = &image {
+            assert!(*image == self::image(node, name), "{name} of replica {i}: other bytes");
+            check_position(node, name);
+        }
+        check_process(node);
+    }
+    if want.is_some() {
+        check_position(primary, name);
+    }
+    check_process(primary);
+}
+
+#[track_caller]
+fn await_position(primary: &Node, replicas: &[&Node], name: &str) -> Option<Position> {
+    let want = primary.pos_if_there(name);
+    for (i, node) in replicas.iter().enumerate() {
+        let mut got = None;
+        let equal = eventually(CONVERGE_LIMIT, || {
+            got = node.pos_if_there(name);
+            got == want
+        });
+        assert!(
+            equal,
+            "{name} of replica {i}: {got:x?} instead of {want:x?}\n--- primary\n{}",
+            tail(&primary.process().output())
+        );
+    }
+    want
 }
 
 /// Where a node listens.

@@ -5,6 +5,7 @@
 //!             └▶ process   a child with captured output; each wait has a deadline
 //!   test ─▶ cluster   a primary and its replicas; when and how they are equal
 //!             └▶ proxy     a network between them that fails as told
+//!   test ─▶ netns     hosts with a network of the kernel's, which fails as told, too
 //!   test ─▶ consul    a real Consul, which stops, forgets, and is looked into
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
@@ -22,6 +23,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod consul;
+pub mod netns;
 pub mod node;
 pub mod process;
 pub mod proxy;

@@ -42,6 +42,10 @@ pub struct NodeOptions {
     pub args: Vec<String>,
     /// Variables for litefs.
     pub env: Vec<(String, String)>,
+    /// What is started.
+    pub program: PathBuf,
+    /// A program that starts litefs in its own place, with its arguments: as another user, on another host.
+    pub through: Vec<String>,
     /// The longest life of the node.
     pub limit: Duration,
 }
@@ -54,6 +58,8 @@ impl Default for NodeOptions {
             data: String::new(),
             args: Vec::new(),
             env: Vec::new(),
+            program: litefs(),
+            through: Vec::new(),
             limit: Duration::from_secs(90),
         }
     }
@@ -158,7 +164,13 @@ impl Node {
     /// If there is no `litefs`.
     pub fn launch(&mut self) -> Arc<Process> {
         fs::write(&self.config, self.config_text()).unwrap();
-        let mut command = Command::new(litefs());
+        let mut words = self.options.through.iter().map(Into::into).chain([self
+            .options
+            .program
+            .clone()
+            .into_os_string()]);
+        let mut command = Command::new(words.next().expect("one at least"));
+        command.args(words);
         command.args(["mount", "-config"]).arg(&self.config).args(&self.options.args);
         command.envs(self.options.env.iter().cloned());
         let process = Arc::new(Process::start(&mut command));
@@ -217,6 +229,11 @@ impl Node {
     pub fn kill_and_abort(&self) {
         self.mounted.end();
         self.process().wait(LIMIT);
+    }
+
+    /// Ends it in whatever state it is.
+    pub fn end(&self) {
+        self.mounted.end();
     }
 
     /// Whether something is mounted, even if dead.

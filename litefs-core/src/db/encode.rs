@@ -22,7 +22,7 @@ use super::capture::Capture;
 use super::pages::PageFiles;
 use super::plan::Plan;
 use super::spool::Spool;
-use super::{Database, Durability};
+use super::{Database, Durability, Health};
 
 /// A transaction to append.
 #[derive(Debug)]
@@ -102,7 +102,8 @@ impl Database {
     pub(super) fn append_now(&self, job: &Job) -> Result<(), Error> {
         let mut writer = self.log.lock();
         self.drain_into(&mut writer)?;
-        self.encode(&mut writer, job)
+        let done = self.encode(&mut writer, job);
+        done.map_err(|err| self.refused(&writer.log, err))
     }
 
     /// Does all waiting jobs.
@@ -113,20 +114,26 @@ impl Database {
     /// Takes the newest record out of the log again.
     pub(super) fn drop_last(&self) -> Result<(), Error> {
         let mut writer = self.log.lock();
-        writer.log.drop_last().map_err(|e| self.log_error(e))?;
+        let dropped = writer.log.drop_last();
+        dropped.map_err(|e| self.refused(&writer.log, self.log_error(e)))?;
         self.note_log(&writer.log);
         Ok(())
     }
 
-    /// Makes the log durable. If that fails, nobody knows what is: nothing more is written before a restart.
+    /// Makes the log durable.
     pub(super) fn sync_log(&self) -> Result<(), Error> {
         let mut writer = self.log.lock();
-        let synced = writer.log.sync().map_err(|e| self.log_error(e));
-        if let Err(err) = &synced {
-            self.fail(chain(err));
-        }
+        let synced = writer.log.sync();
         self.note_log(&writer.log);
-        synced
+        synced.map_err(|e| self.refused(&writer.log, self.log_error(e)))
+    }
+
+    /// The log refused. If a sync failed, nobody knows what is durable: nothing more is written before a restart.
+    fn refused(&self, log: &TxLog, err: Error) -> Error {
+        if log.has_failed() && self.health() == Health::Ok {
+            self.fail(format!("{}; restart when the disk is in order", chain(&err)));
+        }
+        err
     }
 
     /// Before the WAL's frames are checkpointed, overwritten or removed: the log has them, as durably as
@@ -153,7 +160,8 @@ impl Database {
         while let Some(job) = self.take_job() {
             if let Err(err) = self.encode(writer, &job) {
                 self.queue.lock().put_back(job);
-                if !self.log_blocked.swap(true, Ordering::AcqRel) {
+                let err = self.refused(&writer.log, err);
+                if !self.log_blocked.swap(true, Ordering::AcqRel) && !writer.log.has_failed() {
                     tracing::error!(db = %self.name, err = &err as &dyn std::error::Error,
                         "the transaction log can't be written; no new transactions until it can");
                 }

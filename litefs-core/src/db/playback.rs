@@ -40,10 +40,12 @@ impl Database {
         self.env.remove_file(&path).at("remove", &path)
     }
 
-    /// If a transaction was under way when the process died: rolls it back.
-    pub(super) fn roll_back_journal(&self, last: Option<&RecordMeta>) -> Result<(), Error> {
-        let Some(journal) = self.open_if_there(FileKind::Journal)? else { return Ok(()) };
-        if super::recover::is_hot(journal.as_ref()) && !self.super_journal_is_gone(&journal)? {
+    /// If a transaction was under way when the process died: rolls it back; whether there was one.
+    pub(super) fn roll_back_journal(&self, last: Option<&RecordMeta>) -> Result<bool, Error> {
+        let Some(journal) = self.open_if_there(FileKind::Journal)? else { return Ok(false) };
+        let under_way =
+            super::recover::is_hot(journal.as_ref()) && !self.super_journal_is_gone(&journal)?;
+        if under_way {
             let mut head = [0; JournalHeader::LEN];
             let n = journal.read_at(&mut head, 0).at("read", self.paths.journal())?;
             let nonce = JournalHeader::decode(&head[..n]).ok().map(|h| h.nonce);
@@ -58,7 +60,8 @@ impl Database {
             tracing::warn!(db = %self.name, pages, "rolled back a transaction that was under way");
         }
         self.remove(FileKind::Journal)?;
-        self.sync_dir()
+        self.sync_dir()?;
+        Ok(under_way)
     }
 
     /// Removes super-journals, once no journal can name them any more: all databases are rolled back. Also names that

@@ -6,6 +6,7 @@
 //!                                  ├─► where an earlier record says: apply the later ones again,
 //!                                  │      or, if the WAL goes on otherwise, log the whole database
 //!                                  ├─► pages of the log repair it:   write them
+//!                                  ├─► a journal was rolled back, there are free pages: log the whole database
 //!                                  └─► else: read-only, files untouched
 //! ```
 //!
@@ -20,6 +21,9 @@
 //!   which were synced together before the journal went. What it didn't sync may be lost from the file and
 //!   yet be in the log: then the file is at an earlier record, and the later ones are applied again. That
 //!   way a commit survives that SQLite alone would have lost.
+//! * **The transaction that is rolled back had written to free pages.** SQLite doesn't journal what they hold, so
+//!   they differ from the log. The log's pages restore them; if it has forgotten them, the whole database is logged as the
+//!   next transaction. That is the one case in which the start takes pages that nothing vouches for.
 //! * **A page changed behind our back** (bit rot, another program): the checksum of all pages tells. Pages
 //!   that the log still has are repaired from it. Otherwise nothing is touched, as any guess could lose data.
 //!
@@ -72,10 +76,11 @@ impl Database {
             Some(mark) if !replaced && redo.is_none() => self.is_as_marked(c, &mark)?,
             _ => false,
         };
+        let mut rolled_back = false;
         if !trusted {
             self.unmark_clean()?;
             self.roll_back_undo(c)?;
-            self.roll_back_journal(last.as_ref())?;
+            rolled_back = self.roll_back_journal(last.as_ref())?;
             let last = self.log.lock().log.last().cloned();
             c.logged = last.as_ref().map_or_else(Logged::default, logged_by);
         }
@@ -91,7 +96,7 @@ impl Database {
             self.publish_recovered(c, last.as_ref());
             return self.remove_remains();
         }
-        let outcome = self.agree(c, trusted);
+        let outcome = self.agree(c, trusted, rolled_back);
         if let Err(err) = outcome {
             if err.raw_os_error().is_some() {
                 return Err(err);
@@ -104,7 +109,7 @@ impl Database {
     }
 
     /// Brings the pages to a state that the log knows, and the log to all that the WAL holds.
-    fn agree(&self, c: &mut Capture, trusted: bool) -> Result<(), Error> {
+    fn agree(&self, c: &mut Capture, trusted: bool, rolled_back: bool) -> Result<(), Error> {
         let wal = self.open_if_there(FileKind::Wal)?;
         self.adopt_wal(c, wal.as_ref(), trusted)?;
         // What a replica has written to its WAL was in the log before, but which record it ends with, only the pages tell.
@@ -115,7 +120,7 @@ impl Database {
             && !trusted
             && (by_apply || !self.pages_are_logged(c)?)
         {
-            self.catch_up(c, wal.as_ref())?;
+            self.catch_up(c, wal.as_ref(), rolled_back)?;
         }
         if let Some(wal) = &wal {
             if self.wal_is_over(c)? {
@@ -175,7 +180,12 @@ impl Database {
     }
 
     /// The database isn't where the log's last record says: it is behind, on another way, or damaged.
-    fn catch_up(&self, c: &mut Capture, wal: Option<&Arc<dyn File>>) -> Result<(), Error> {
+    fn catch_up(
+        &self,
+        c: &mut Capture,
+        wal: Option<&Arc<dyn File>>,
+        rolled_back: bool,
+    ) -> Result<(), Error> {
         let (now, known) = self.find_known(wal)?;
         if let Some(Known { at, tail, overtaken }) = known {
             c.wal = tail;
@@ -196,6 +206,14 @@ impl Database {
             return self.apply_after(c, &at);
         }
         if self.repair(c, wal)? {
+            return Ok(());
+        }
+        if rolled_back && c.wal.is_none() && self.has_free_pages()? {
+            // SQLite doesn't journal what free pages hold, and the log may have forgotten it. The journal has decided what
+            // the database is, so that is what the next record says, in full.
+            tracing::warn!(db = %self.name,
+                "the transaction that was rolled back had written to free pages; all pages are logged anew");
+            c.dirty.whole = true;
             return Ok(());
         }
         let last = c.logged.pos.ok_or_else(|| Error::NotFound { db: self.name.clone() })?;
@@ -226,6 +244,11 @@ impl Database {
         tracing::warn!(db = %self.name, txid = %at.max_txid, transactions = metas.len(),
             "the database is behind its log; applying the last transactions again");
         self.write_pages(&self.logged_pages(next)?, c.logged)
+    }
+
+    fn has_free_pages(&self) -> Result<bool, Error> {
+        let file = self.file(FileKind::Database)?;
+        Ok(self.read_header(file.as_ref())?.is_some_and(|(header, _)| header.free_pages > 0))
     }
 
     /// Writes pages that the log has over those in the database, if that brings it to the log's position.

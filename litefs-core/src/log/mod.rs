@@ -419,8 +419,13 @@ impl TxLog {
         })
     }
 
+    /// Whether a sync has failed: the log accepts nothing more until it is opened anew.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
     fn check(&self) -> Result<(), LogError> {
-        if self.failed.load(Ordering::Acquire) {
+        if self.has_failed() {
             return Err(LogError::Failed { path: self.log_dir() });
         }
         Ok(())

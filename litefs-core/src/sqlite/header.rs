@@ -8,6 +8,7 @@
 //! | 19 | 1 | read version, likewise |
 //! | 24 | 4 | change counter |
 //! | 28 | 4 | size of the database in pages |
+//! | 36 | 4 | free pages |
 //! | 40 | 4 | schema cookie |
 //! | 92 | 4 | the change counter for which the size in pages is valid |
 //!
@@ -33,6 +34,8 @@ pub struct DbHeader {
     pub change_counter: u32,
     /// The size as stored, which may be stale: see [`DbHeader::database_size`].
     pub page_count: PageCount,
+    /// How many pages hold nothing.
+    pub free_pages: u32,
     /// Changes with every change of the schema.
     pub schema_cookie: u32,
     /// The value of the change counter when `page_count` was stored.
@@ -63,6 +66,7 @@ impl DbHeader {
             read_version: b[19],
             change_counter: be_u32(b, 24),
             page_count: PageCount::new(be_u32(b, 28)),
+            free_pages: be_u32(b, 36),
             schema_cookie: be_u32(b, 40),
             version_valid_for: be_u32(b, 92),
         })
