@@ -409,13 +409,15 @@ fn operation(step: &Step<'_>) -> impl Serialize {
 
 /// What to do about an error that comes from the configuration; empty if it doesn't.
 fn advice(text: &str) -> &'static str {
-    const ADVICE: [(&str, &str); 7] = [
+    const ADVICE: [(&str, &str); 9] = [
         ("Invalid Session TTL", "; lease.consul.ttl must lie in Consul's limits, 10s or more"),
         ("Permission denied", DENIED),
         ("ACL not found", "; Consul doesn't know this token"),
         ("HTTP request to an HTTPS server", "; write https:// in lease.consul.url"),
         ("InvalidContentType", "; Consul speaks no TLS here: write http:// in lease.consul.url"),
         ("UnknownIssuer", "; name Consul's authority in CONSUL_CACERT"),
+        ("BadCertificate", UNKNOWN),
+        ("CertificateRequired", UNKNOWN),
         ("Invalid query parameter: \"ns\"", "; CONSUL_NAMESPACE is for Consul Enterprise only"),
     ];
     ADVICE.iter().find(|(cause, _)| text.contains(cause)).map_or("", |(_, advice)| advice)
@@ -438,6 +440,8 @@ fn seconds(ms: u128) -> String {
 }
 
 const COMPLETE: &str = "all of its fields have defaults";
+const UNKNOWN: &str =
+    "; Consul wants a certificate from us: name one in CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY";
 const DENIED: &str = "; the token (lease.consul.url's password, or CONSUL_HTTP_TOKEN) needs key_prefix \"<key>\" write \
                       and session_prefix \"\" write";
 
