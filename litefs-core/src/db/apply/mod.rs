@@ -56,6 +56,7 @@ use super::recover::logged_by;
 use super::{Database, FileKind, Health};
 
 use change::{Change, Pages};
+pub(super) use direct::lock_by;
 use wal::WalSession;
 
 /// What applying keeps from one time to the next.
@@ -101,6 +102,11 @@ impl Database {
     /// Closes the handles to SQLite's files, and with them the locks.
     pub(crate) fn release_files(&self) {
         *self.apply.lock() = Applier::default();
+    }
+
+    /// Lets go of SQLite's files, unless they hold a mixture of two states that nobody may see.
+    pub(super) fn end_session(&self) {
+        self.apply.lock().session = None;
     }
 
     fn apply_all(&self, applier: &mut Applier) -> Result<Applied, Error> {
