@@ -216,7 +216,10 @@ impl Leaser for ConsulLeaser {
             Step::Set { key: &candidate, value: Record::new(own).to_json() },
             Step::List { prefix: &format!("{key}/") },
         ];
-        let entries = api.transaction(&steps, REQUEST_LIMIT).await?.unwrap_or_default();
+        let entries = api.transaction(&steps, REQUEST_LIMIT).await?;
+        let entries = entries.ok_or_else(|| LeaseError::Unavailable {
+            message: format!("consul: the key {candidate} can't be set"),
+        })?;
         // What can't be read is as good as not there: nobody else writes these keys.
         let read = |value: &[u8]| Some(serde_json::from_slice::<Record>(value).ok()?.progress());
         let told = entries.iter().find(|entry| entry.key == progress);
