@@ -199,6 +199,22 @@ pub enum Error {
         /// Why.
         source: ImportError,
     },
+    /// The primary didn't confirm a commit that was forwarded to it.
+    #[error("{db}: transaction {txid} wasn't confirmed by the primary: {reason}")]
+    Forward {
+        /// The database.
+        db: DbName,
+        /// The transaction.
+        txid: Txid,
+        /// What the primary said, or what kept it from answering.
+        reason: String,
+    },
+    /// Under the halt lock, a write that no journal protects couldn't be taken back.
+    #[error("{db}: a replica writes only what a journal or a WAL protects")]
+    Unprotected {
+        /// The database.
+        db: DbName,
+    },
     /// Applications keep the database locked.
     #[error("{db}: database is locked")]
     InUse {
@@ -248,7 +264,9 @@ impl Error {
         match self {
             Error::NotFound { .. } => ErrorKind::NotFound,
             Error::Exists { .. } => ErrorKind::Exists,
-            Error::Replica { .. } | Error::Failed { .. } => ErrorKind::ReadOnly,
+            Error::Replica { .. } | Error::Failed { .. } | Error::Unprotected { .. } => {
+                ErrorKind::ReadOnly
+            }
             Error::Invalid { .. } | Error::OtherCluster { .. } => ErrorKind::InvalidInput,
             Error::Locked { .. } | Error::Unsettled { .. } | Error::InUse { .. } => ErrorKind::Busy,
             Error::Header { .. }
@@ -258,6 +276,7 @@ impl Error {
             | Error::LogLost { .. }
             | Error::ClusterId { .. } => ErrorKind::Corrupt,
             Error::TxidsExhausted { .. } => ErrorKind::TooLarge,
+            Error::Forward { .. } => ErrorKind::Io,
             Error::Io { .. }
             | Error::Log { .. }
             | Error::Encode { .. }

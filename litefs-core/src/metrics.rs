@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `db` | names of databases |
 //! | `type` | `ltx`, `ltx:snapshot` |
-//! | `kind` | `stream`, `export`, `import` |
+//! | `kind` | `stream`, `export`, `import`, `tx` |
 //!
 //! Names of LiteFS keep its meaning, but for these: `litefs_db_ltx_count` and `litefs_db_ltx_bytes` are always what the
 //! log holds, not what was added since it was last cleared up; `litefs_http_frame_send_count` counts.
@@ -101,6 +101,8 @@ pub(crate) enum Traffic {
     Export,
     /// `POST /import`.
     Import,
+    /// `POST /tx`.
+    Tx,
 }
 
 impl Metrics {
@@ -297,6 +299,7 @@ impl Traffic {
             Traffic::Stream => "stream",
             Traffic::Export => "export",
             Traffic::Import => "import",
+            Traffic::Tx => "tx",
         }
     }
 }

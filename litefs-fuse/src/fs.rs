@@ -27,6 +27,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{getegid, geteuid};
 
 use crate::caps::{self, MAX_REQUEST};
+use crate::halt;
 use crate::handles::Backings;
 use crate::ops::{Attr, Caching, Caller, Found, NAME_MAX, Opened, Ops};
 use crate::peer::Callers;
@@ -35,7 +36,7 @@ use crate::session::Passthrough;
 /// The file system as `fuser` wants it.
 #[derive(Debug)]
 pub(crate) struct LiteFs {
-    ops: Ops,
+    ops: Arc<Ops>,
     callers: Arc<Callers>,
     backings: Backings<BackingId>,
     passthrough: Passthrough,
@@ -56,6 +57,7 @@ impl LiteFs {
     ) -> LiteFs {
         let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
         let backings = Backings::new(false);
+        let ops = Arc::new(ops);
         LiteFs { ops, callers, backings, passthrough, started, uid, gid, debug }
     }
 
@@ -191,7 +193,13 @@ impl Filesystem for LiteFs {
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let open = || self.ops.open(number.0, writable(flags.0), self.caller(request));
+        let writable = writable(flags.0);
+        let caller = self.caller(request);
+        if let Some((node, db)) = self.ops.to_halt(number.0, writable) {
+            let ops = Arc::clone(&self.ops);
+            return halt::answer_later(reply, move || ops.open_halted(node, &db));
+        }
+        let open = || self.ops.open(number.0, writable, caller);
         match self.run("open", number, open) {
             Ok(opened) => {
                 let fh = FileHandle(opened.handle);
@@ -525,7 +533,7 @@ fn writable(flags: i32) -> bool {
     OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY
 }
 
-fn fopen_flags(opened: &Opened, passthrough: bool) -> FopenFlags {
+pub(crate) fn fopen_flags(opened: &Opened, passthrough: bool) -> FopenFlags {
     let caching = match opened.caching {
         Caching::Shared if passthrough => FopenFlags::empty(),
         Caching::Keep | Caching::Shared => FopenFlags::FOPEN_KEEP_CACHE,

@@ -10,6 +10,7 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
 
+use litefs_core::cluster::Halted;
 use litefs_core::db::OpenFile;
 use parking_lot::{Mutex, RwLock};
 
@@ -22,6 +23,8 @@ pub(crate) enum Handle {
     File(Arc<OpenNode>),
     /// `.lag`, `.primary`, `-pos` or `-lock`.
     Special(Arc<Node>),
+    /// `-lock`, opened for writing on a replica: the halt lock is held as long as it is open.
+    Halted(Arc<Node>, Arc<Halted>),
     /// The root directory, with its names as of the last read from the beginning.
     Directory(Arc<Mutex<Vec<String>>>),
 }

@@ -20,6 +20,7 @@ mod apart;
 mod caps;
 mod errno;
 mod fs;
+mod halt;
 mod handles;
 mod node;
 mod notify;

@@ -30,6 +30,7 @@ use nix::sys::statvfs::{Statvfs, statvfs};
 use parking_lot::Mutex;
 
 use crate::errno::errno;
+use crate::halt;
 use crate::handles::{Handle, Handles, OpenNode};
 use crate::node::{Node, Nodes, ROOT, UNKNOWN};
 use crate::notify::Notifier;
@@ -241,7 +242,7 @@ impl Ops {
             Handle::File(open) => {
                 open.file.read_at(buf, offset).map_err(|e| errno("read", &open.node.name, &e))
             }
-            Handle::Special(node) => {
+            Handle::Special(node) | Handle::Halted(node, _) => {
                 let text = special(&self.store, &node.what).ok_or(Errno::EIO)?.text;
                 let start = usize::try_from(offset).map_or(text.len(), |o| o.min(text.len()));
                 let rest = &text.as_bytes()[start..];
@@ -259,7 +260,7 @@ impl Ops {
             Handle::File(open) => {
                 open.file.write_at(data, offset).map_err(|e| errno("write", &open.node.name, &e))
             }
-            Handle::Special(_) => Err(Errno::EIO),
+            Handle::Special(_) | Handle::Halted(..) => Err(Errno::EIO),
             Handle::Directory(_) => Err(Errno::EISDIR),
         }
     }
@@ -270,7 +271,7 @@ impl Ops {
             Handle::File(open) => {
                 open.file.flush().map_err(|e| errno("flush", &open.node.name, &e))
             }
-            Handle::Special(_) | Handle::Directory(_) => Ok(()),
+            Handle::Special(_) | Handle::Halted(..) | Handle::Directory(_) => Ok(()),
         }
     }
 
@@ -278,7 +279,7 @@ impl Ops {
     pub(crate) fn sync(&self, handle: u64) -> Result<()> {
         match self.handle(handle)? {
             Handle::File(open) => open.file.sync().map_err(|e| errno("fsync", &open.node.name, &e)),
-            Handle::Special(_) => Err(Errno::EIO),
+            Handle::Special(_) | Handle::Halted(..) => Err(Errno::EIO),
             Handle::Directory(_) => self.sync_root(),
         }
     }
@@ -286,7 +287,30 @@ impl Ops {
     /// RELEASE and RELEASEDIR.
     pub(crate) fn release(&self, handle: u64) {
         // Dropped here, with no lock held: closing may wait for the disk.
-        drop(self.handles.remove(handle));
+        match self.handles.remove(handle) {
+            Some(Handle::Halted(_, halted)) => halt::give_back(halted),
+            other => drop(other),
+        }
+    }
+
+    /// OPEN of a file for which the halt lock is to be asked first, which takes its time: of which database.
+    pub(crate) fn to_halt(&self, number: u64, writable: bool) -> Option<(Arc<Node>, DbName)> {
+        let node =
+            self.nodes.lock().node(number).filter(|_| writable && !self.store.is_primary())?;
+        match &node.what {
+            MountName::Lock(db) => Some((Arc::clone(&node), db.clone())),
+            _ => None,
+        }
+    }
+
+    /// The rest of such an OPEN. Waits for the primary and for this node's own files: not for a thread that serves requests.
+    pub(crate) fn open_halted(&self, node: Arc<Node>, db: &DbName) -> Result<Opened> {
+        let handle = match halt::ask(&self.store, db)? {
+            Some(halted) => Handle::Halted(node, Arc::new(halted)),
+            None => Handle::Special(node),
+        };
+        let handle = self.handles.insert(handle);
+        Ok(Opened { handle, caching: Caching::Never, tell_close: false })
     }
 
     /// FSYNCDIR.
@@ -349,7 +373,7 @@ impl Ops {
     pub(crate) fn with_file<T>(&self, handle: u64, f: impl FnOnce(&OpenFile) -> T) -> Option<T> {
         match self.handles.get(handle)? {
             Handle::File(open) => Some(f(&open.file)),
-            Handle::Special(_) | Handle::Directory(_) => None,
+            Handle::Special(_) | Handle::Halted(..) | Handle::Directory(_) => None,
         }
     }
 

@@ -5,7 +5,7 @@
 //! in the same process has other threads, so it stays an application.
 //!
 //! A descriptor that was opened here stays open as long as its file has its name: what is dropped is a lock, not the
-//! file.
+//! file. So handles of a file share their locks, as those of one process do; each releases what it has locked.
 //!
 //! Invariants:
 //! * no thread that serves the mount calls in here, as it would wait for itself;
@@ -78,7 +78,8 @@ impl Peer for MountPeer {
     fn open(&self, db: &DbName, kind: FileKind, create: bool) -> io::Result<Box<dyn PeerFile>> {
         let (path, callers) = (self.path(db, kind), Arc::clone(&self.callers));
         let number = self.apart.call(move |files| files.open(path, create, &callers))?;
-        Ok(Box::new(MountFile { number, apart: Arc::clone(&self.apart) }))
+        let locked = Mutex::default();
+        Ok(Box::new(MountFile { number, apart: Arc::clone(&self.apart), locked }))
     }
 
     fn remove(&self, db: &DbName, kind: FileKind) -> io::Result<()> {
@@ -122,6 +123,8 @@ fn has_name(file: &File, path: &Path) -> io::Result<bool> {
 struct MountFile {
     number: u64,
     apart: Arc<Apart<Files>>,
+    /// What this handle has locked and not released.
+    locked: Mutex<Vec<Range<u64>>>,
 }
 
 impl MountFile {
@@ -136,10 +139,10 @@ impl MountFile {
 
 impl Drop for MountFile {
     fn drop(&mut self) {
-        let number = self.number;
+        let (number, locked) = (self.number, std::mem::take(&mut *self.locked.lock()));
         let closed = self.apart.call(move |files| {
             let file = files.by_number.remove(&number).ok_or(Errno::EBADF)?;
-            lock(&file, 0..0, ByteLock::None)
+            locked.into_iter().try_for_each(|bytes| lock(&file, bytes, ByteLock::None).map(drop))
         });
         // Fails only if the mount is gone, and the lock with it.
         drop(closed);
@@ -181,7 +184,15 @@ impl PeerFile for MountFile {
     }
 
     fn lock(&self, bytes: Range<u64>, kind: ByteLock) -> io::Result<bool> {
-        self.call(move |file| lock(file, bytes, kind))
+        let mut locked = self.locked.lock();
+        let range = bytes.clone();
+        let done = self.call(move |file| lock(file, range, kind))?;
+        if kind == ByteLock::None {
+            *locked = locked.drain(..).flat_map(|held| without(held, &bytes)).collect();
+        } else if done && !locked.contains(&bytes) {
+            locked.push(bytes);
+        }
+        Ok(done)
     }
 
     fn locked_by_others(&self, bytes: Range<u64>) -> io::Result<ByteLock> {
@@ -197,6 +208,13 @@ impl PeerFile for MountFile {
     }
 }
 
+/// What is left of `held`.
+fn without(held: Range<u64>, released: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let before = held.start..held.end.min(released.start);
+    let after = held.start.max(released.end)..held.end;
+    [before, after].into_iter().filter(|rest| !rest.is_empty())
+}
+
 fn lock(file: &File, bytes: Range<u64>, lock: ByteLock) -> io::Result<bool> {
     match fcntl(file, FcntlArg::F_OFD_SETLK(&flock(bytes, lock)?)) {
         Ok(_) => Ok(true),
@@ -205,7 +223,6 @@ fn lock(file: &File, bytes: Range<u64>, lock: ByteLock) -> io::Result<bool> {
     }
 }
 
-/// The empty range at 0 stands for all bytes, as in the structure itself.
 fn flock(bytes: Range<u64>, lock: ByteLock) -> io::Result<libc::flock> {
     let kind = match lock {
         ByteLock::None => libc::F_UNLCK,
@@ -220,4 +237,25 @@ fn flock(bytes: Range<u64>, lock: ByteLock) -> io::Result<libc::flock> {
         l_len: (bytes.end - bytes.start).try_into().map_err(out_of_range)?,
         l_pid: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_released_range_leaves_the_rest_of_what_was_held() {
+        for (released, want) in [
+            (10..20, "[]"),
+            (0..100, "[]"),
+            (12..15, "[10..12, 15..20]"),
+            (0..15, "[15..20]"),
+            (15..30, "[10..15]"),
+            (20..30, "[10..20]"),
+            (0..10, "[10..20]"),
+        ] {
+            let rest: Vec<_> = without(10..20, &released).collect();
+            assert_eq!(format!("{rest:?}"), want, "{released:?}");
+        }
+    }
 }

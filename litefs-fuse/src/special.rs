@@ -7,8 +7,8 @@
 //! | `-pos`     | `<txid>/<checksum>`, line feed          | last transaction          |
 //! | `-lock`    | empty                                   | start of the process      |
 //!
-//! The text is made at each read and never cached by the kernel. Opening `-lock` for writing asks
-//! nothing of the engine here.
+//! The text is made at each read and never cached by the kernel. Opening `-lock` for writing asks for the halt lock: see
+//! [`crate::halt`].
 
 use std::time::SystemTime;
 

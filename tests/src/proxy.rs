@@ -7,7 +7,8 @@
 //!                 ├─ delay     each piece of the answer is late
 //!                 ├─ cut       all connections end; the next one may pass
 //!                 ├─ target    somebody else answers, or nobody
-//!                 └─ fault     one byte of the next answer is flipped, or the answer ends before it
+//!                 ├─ fault     one byte of the next answer is flipped, or the answer ends before it
+//!                 └─ cut_next  the next connection ends within what is asked, or answered; others go on
 //! ```
 //!
 //! A fault may count bytes of the connection or of the answer's body. For the latter the proxy follows HTTP/2's
@@ -57,6 +58,15 @@ pub enum Damage {
     Flip(u8),
 }
 
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the one who has connected.
+    Request,
+    /// To it.
+    Answer,
+}
+
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
@@ -69,6 +79,7 @@ struct State {
     stalled: bool,
     delay: Duration,
     fault: Option<Fault>,
+    request_fault: Option<Fault>,
     accepted: u64,
     struck: u64,
     /// Both ends of each connection.
@@ -127,6 +138,15 @@ impl Proxy {
         self.shared.change(|state| {
             state.fault = Some(fault);
             state.cut();
+        });
+    }
+
+    /// The next connection ends before its byte `at` of that way; `None`: it doesn't.
+    pub fn cut_next(&self, way: Way, at: Option<u64>) {
+        let fault = at.map(|at| Fault { layer: Layer::Tcp, at, damage: Damage::Cut });
+        self.shared.change(|state| match way {
+            Way::Request => state.request_fault = fault,
+            Way::Answer => state.fault = fault,
         });
     }
 
@@ -191,14 +211,15 @@ impl Shared {
         };
         let clone = |stream: &TcpStream| stream.try_clone().expect("descriptors are left");
         let (from2, to2) = (clone(&from), clone(&to));
-        let mut fault = None;
+        let (mut fault, mut request_fault) = (None, None);
         self.change(|state| {
             state.accepted += 1;
             state.ends.extend([clone(&from), clone(&to)]);
             fault = state.fault.take();
+            request_fault = state.request_fault.take();
         });
         let (up, down) = (self.clone(), self.clone());
-        thread::spawn(move || up.pump(from, to, None, false));
+        thread::spawn(move || up.pump(from, to, request_fault, false));
         thread::spawn(move || down.pump(to2, from2, fault, true));
     }
 

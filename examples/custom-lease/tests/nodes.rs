@@ -29,12 +29,12 @@ impl Node {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let advertise_url = format!("http://{}", listener.local_addr().unwrap());
         let store = StoreOptions::new(data.join(name)).open().unwrap();
-        let info = NodeInfo { candidate: true, hostname: name.into() };
-        let api = serve(listener, router(Arc::clone(&store), info), std::future::pending());
-
         let own = PrimaryInfo { hostname: name.into(), advertise_url };
         let leaser = FileLeaser::new(place, own).unwrap();
         let role = RoleLoop::new(Arc::clone(&store), Arc::new(leaser), Options::default());
+        let control = Some(role.control());
+        let info = NodeInfo { candidate: true, hostname: name.into(), control };
+        let api = serve(listener, router(Arc::clone(&store), info), std::future::pending());
         let (stop, told) = oneshot::channel();
         Node {
             ready: role.ready(),

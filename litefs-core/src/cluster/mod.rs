@@ -20,6 +20,7 @@
 mod apply;
 mod control;
 mod election;
+mod forward;
 mod lead;
 mod lease_watch;
 mod queue;
@@ -38,6 +39,7 @@ use crate::types::DbName;
 
 use control::Request;
 use election::{Candidate, Verdict, judge};
+pub use forward::{HaltError, Halted, halt};
 use lead::{Left, Reign};
 use lease_watch::LeaseWatch;
 use replica::{FollowError, Following};

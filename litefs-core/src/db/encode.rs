@@ -9,6 +9,7 @@
 //! until they are through: the next write tries again first.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -20,6 +21,7 @@ use crate::types::Txid;
 use super::capture::Capture;
 use super::pages::PageFiles;
 use super::plan::Plan;
+use super::spool::Spool;
 use super::{Database, Durability};
 
 /// A transaction to append.
@@ -172,6 +174,29 @@ impl Database {
         let plan = &job.plan;
         let with_pages = plan.len_bytes() <= MAX_LOGGED_BYTES;
         let kind = if with_pages { job.kind } else { RecordKind::PositionOnly };
+        let LogWriter { log, scratch } = writer;
+        let mut append = log.begin().map_err(|e| self.log_error(e))?;
+        self.encode_pages(&mut append, scratch, job, with_pages)?;
+        append.finish(kind).map_err(|e| self.log_error(e))?;
+        self.note_log(&writer.log);
+        self.announce();
+        tracing::debug!(db = %self.name, txid = %plan.txid, pages = plan.pages.len(), "transaction");
+        Ok(())
+    }
+
+    /// Writes the transaction as LTX, with all its pages.
+    pub(super) fn encode_to(&self, out: &mut Spool, job: &Job) -> Result<(), Error> {
+        self.encode_pages(out, &mut Scratch::default(), job, true)
+    }
+
+    fn encode_pages(
+        &self,
+        out: &mut impl Write,
+        scratch: &mut Scratch,
+        job: &Job,
+        with_pages: bool,
+    ) -> Result<(), Error> {
+        let plan = &job.plan;
         let header = Header {
             compressed: self.options.compress,
             page_size: plan.page_size,
@@ -187,10 +212,8 @@ impl Database {
             }),
             node_id: self.options.node_id,
         };
-        let LogWriter { log, scratch } = writer;
-        let mut append = log.begin().map_err(|e| self.log_error(e))?;
         let failed = |source| Error::Encode { db: self.name.clone(), txid: plan.txid, source };
-        let mut encoder = Encoder::with_scratch(&mut append, &header, scratch).map_err(failed)?;
+        let mut encoder = Encoder::with_scratch(out, &header, scratch).map_err(failed)?;
         let mut buf = job.files.buffer();
         for (pgno, source) in plan.pages.iter().filter(|_| with_pages) {
             let read = job.files.read(*pgno, *source, &mut buf);
@@ -198,10 +221,6 @@ impl Database {
             encoder.page(*pgno, &buf).map_err(failed)?;
         }
         encoder.finish(plan.post).map_err(failed)?;
-        append.finish(kind).map_err(|e| self.log_error(e))?;
-        self.note_log(&writer.log);
-        self.announce();
-        tracing::debug!(db = %self.name, txid = %plan.txid, pages = plan.pages.len(), "transaction");
         Ok(())
     }
 }

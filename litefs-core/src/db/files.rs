@@ -14,9 +14,9 @@ use crate::error::{Error, IoContext};
 use crate::sqlite::{JournalHeader, is_hot_header};
 use crate::types::PageSize;
 
-use super::Database;
 use super::capture::Capture;
 use super::names::FileKind;
+use super::{Database, Right};
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,10 +141,7 @@ impl Database {
         let c = &mut *capture;
         match kind {
             FileKind::Database => return self.drop_database(c),
-            FileKind::Journal if c.journal_hot => {
-                self.writable()?;
-                self.before_journal_end(c)?;
-            }
+            FileKind::Journal if c.journal_hot => self.before_journal_end(c)?,
             FileKind::Wal if c.wal.is_some() => {
                 self.writable()?;
                 let wal = self.file(FileKind::Wal)?;
@@ -313,14 +310,13 @@ impl OpenFile {
                 if self.file.len().at("stat", db.paths.database())? == len {
                     return Ok(());
                 }
-                db.writable()?;
+                db.check_page_write(c)?;
                 db.before_truncate(c, len)?;
                 self.wrote.store(true, Ordering::Relaxed);
                 c.snapshots.before_change(&self.file, len..u64::MAX);
                 set_len()
             }
             FileKind::Journal if len < JournalHeader::MAGIC.len() as u64 && c.journal_hot => {
-                db.writable()?;
                 db.before_journal_end(c)?;
                 set_len()?;
                 db.after_journal_end(c)
@@ -380,7 +376,11 @@ impl OpenFile {
 
     fn capture_written(&self, c: &mut Capture) -> Result<(), Error> {
         if c.journal_hot {
-            self.db.stage(c)
+            // Under the halt lock nothing is logged before the journal's end.
+            match self.db.right() {
+                Some(Right::Own(_)) => self.db.stage(c),
+                _ => Ok(()),
+            }
         } else if self.wrote.load(Ordering::Relaxed) {
             self.db.commit_unjournaled(c)
         } else {
@@ -414,7 +414,7 @@ impl OpenFile {
         if !self.is_current() {
             return self.overwrite(&mut capture, data, offset);
         }
-        self.db.writable()?;
+        self.db.check_page_write(&capture)?;
         self.db.before_page_write(&mut capture, self.file.as_ref(), data, offset)?;
         self.wrote.store(true, Ordering::Relaxed);
         self.overwrite(&mut capture, data, offset)?;
@@ -432,7 +432,6 @@ impl OpenFile {
         if !self.is_current() {
             return self.put(data, offset);
         }
-        self.db.writable()?;
         let mut magic = JournalHeader::MAGIC;
         let n = data.len().min(magic.len() - offset as usize);
         magic[offset as usize..][..n].copy_from_slice(&data[..n]);
@@ -442,6 +441,7 @@ impl OpenFile {
             self.put(data, offset)?;
             return self.db.after_journal_end(c);
         }
+        self.db.writable()?;
         self.put(data, offset)?;
         self.db.look_at_journal(c, self.file.as_ref())
     }
@@ -452,10 +452,18 @@ impl OpenFile {
         if !self.is_current() {
             return self.overwrite(c, data, offset);
         }
-        self.db.writable()?;
+        let right = self.db.writable()?;
         self.db.before_wal_write(c, self.file.as_ref(), data, offset)?;
-        self.overwrite(c, data, offset)?;
-        self.db.after_wal_write(c, &self.file, offset + data.len() as u64)
+        let Right::Lent(forward) = right else {
+            self.overwrite(c, data, offset)?;
+            return self.db.after_wal_write(c, &self.file, offset + data.len() as u64);
+        };
+        let forwarded = self.db.forward_wal(c, &forward, &self.file, data, offset)?;
+        if let Err(err) = self.overwrite(c, data, offset) {
+            self.db.not_written(c, &self.file)?;
+            return Err(err);
+        }
+        self.db.accept_forwarded(c, forwarded)
     }
 
     fn trace(&self, op: &'static str, offset: u64, len: u64) {

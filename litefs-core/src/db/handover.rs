@@ -47,10 +47,7 @@ impl Database {
     pub(crate) fn await_commits(&self) -> Result<(), Error> {
         let mut c = self.capture.lock();
         self.drain()?;
-        if c.staged.take().is_some() {
-            self.drop_last()?;
-        }
-        Ok(())
+        self.unstage(&mut c)
     }
 
     /// Takes the locks of a writer, in either mode, so that no transaction is under way. `None` if one goes on until

@@ -38,7 +38,7 @@ use super::encode::Job;
 use super::pages::{PageFiles, Source};
 use super::peer::PeerFile;
 use super::plan::{Logged, Plan};
-use super::{Database, FileKind};
+use super::{Applier, Database, FileKind, Right};
 
 /// A checked database file under a temporary name, which goes with this value.
 #[derive(Debug)]
@@ -186,10 +186,13 @@ impl Drop for Spooled {
 impl Database {
     /// Replaces the database.
     pub(crate) fn import(&self, mut image: Spooled) -> Result<Pos, Error> {
+        let mut applier = self.apply.lock();
+        self.check_not_halted()?;
         // What a replica held open would be in the way.
-        self.release_files();
-        let _apply = self.apply.lock();
-        self.writable()?;
+        *applier = Applier::default();
+        let Right::Own(_) = self.writable()? else {
+            return Err(Error::Replica { db: self.name.clone() });
+        };
         let is_new = self.len(FileKind::Database)?.is_none();
         let file = self.wait_for_exclusive()?;
         let before = self.newest_page(Pgno::FIRST)?;
@@ -215,7 +218,7 @@ impl Database {
     fn wait_for_exclusive(&self) -> Result<Box<dyn PeerFile>, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(file) = self.open_exclusively()? {
+            if let Some(file) = self.open_exclusively(false)? {
                 return Ok(file);
             }
             if Instant::now() >= deadline {

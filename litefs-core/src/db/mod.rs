@@ -12,12 +12,13 @@
 //!
 //! | # | lock | guards | blocks on disk? |
 //! |---|---|---|---|
-//! | 0 | `apply` | receiving and applying; taken by those who work on behalf of a primary, never by a frontend | yes, and on SQLite's locks |
-//! | 1 | `capture` | what SQLite has done since the last transaction, and every change of the files | yes |
+//! | 0 | `halt_turn` | asking for the halt lock | yes, and on the network |
+//! | 0 | `apply` | receiving and applying, and the halt lock; taken by those who work on behalf of another node, never by a frontend | yes, and on SQLite's locks |
+//! | 1 | `capture` | what SQLite has done since the last transaction, and every change of the files | yes; under the halt lock, on the primary |
 //! | 2 | `files` | the open backing files | only for open and remove |
 //! | 3 | `log` | the log, and taking jobs out of the queue | yes |
 //! | 4 | `queue` | jobs that wait for the log | no |
-//! | 5 | `published`, `health` | what others see | no |
+//! | 5 | `published`, `health`, what is `lent` | what others see | no |
 //! | 6 | a snapshot's `kept` | old pages that it still needs | writing them, if there are many |
 //!
 //! Reads of pages take none. Never touch the mount or await while holding one: a frontend's callback may
@@ -29,6 +30,7 @@ mod clean;
 mod diverged;
 mod encode;
 mod files;
+mod halt;
 mod handover;
 mod history;
 mod import;
@@ -40,6 +42,7 @@ mod plan;
 mod playback;
 mod recover;
 mod snapshot;
+mod spool;
 mod undo;
 mod verify;
 mod worker;
@@ -49,7 +52,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::authority::{Authority, WriteAuthority};
 use crate::env::{Env, File};
@@ -63,11 +66,13 @@ use crate::types::{Checksum, DbName, PageCount, PageSize, Pos};
 use apply::Applier;
 use capture::Capture;
 use encode::{Job, LogWriter, Queue};
+use halt::Lent;
 use pages::PageFiles;
 use plan::{Logged, Plan, WalPages};
 
 pub use apply::Applied;
 pub use files::{OpenFile, OpenHow};
+pub(crate) use halt::{Forward, ForwardError, HaltError, HaltLock, HaltTurn};
 pub(crate) use handover::HeldWriters;
 pub use history::{History, Next};
 pub use import::ImportError;
@@ -76,6 +81,7 @@ pub use names::{FileKind, MountName, SuperSuffix};
 pub(crate) use peer::PeerSlot;
 pub use peer::{ByteLock, Peer, PeerFile};
 pub use snapshot::Snapshot;
+pub(crate) use spool::Spool;
 pub use verify::VerifyReport;
 pub(crate) use worker::Worker;
 
@@ -114,6 +120,12 @@ pub struct Database {
     worker: Worker,
     peers: Arc<PeerSlot>,
     apply: Mutex<Applier>,
+    /// Told when the halt lock that the applier holds has changed.
+    halt_changed: Condvar,
+    /// Whether it holds one: then no application commits.
+    halted: AtomicBool,
+    lent: Lent,
+    halt_turn: Mutex<HaltTurn>,
     /// Whether files and log were found to differ, so that only a snapshot helps.
     diverged: AtomicBool,
     /// Whether transactions that were received while the node was a replica aren't applied yet.
@@ -136,6 +148,15 @@ pub struct Database {
     names_changed: AtomicBool,
     /// Whether the mark of a clean shutdown is (or may be) there.
     marked_clean: AtomicBool,
+}
+
+/// By what right a node commits.
+#[derive(Debug)]
+enum Right<'a> {
+    /// It is the primary.
+    Own(WriteAuthority<'a>),
+    /// The primary has lent it the right, and gets each transaction first.
+    Lent(Arc<dyn Forward>),
 }
 
 /// Whether a database takes writes.
@@ -201,6 +222,10 @@ impl Database {
             worker,
             peers,
             apply: Mutex::default(),
+            halt_changed: Condvar::new(),
+            halted: AtomicBool::new(false),
+            lent: Lent::default(),
+            halt_turn: Mutex::default(),
             diverged: AtomicBool::new(false),
             behind: AtomicBool::new(false),
             own_noted: AtomicBool::new(has_own),
@@ -304,8 +329,8 @@ impl Database {
 
     /// The right to change the database now. Any change makes the next start a start after a crash,
     /// until the database is closed.
-    fn writable(&self) -> Result<WriteAuthority<'_>, Error> {
-        let authority = self.authority.check().ok_or_else(|| {
+    fn writable(&self) -> Result<Right<'_>, Error> {
+        let right = self.right().ok_or_else(|| {
             self.metrics.refused.inc();
             Error::Replica { db: self.name.clone() }
         })?;
@@ -321,8 +346,36 @@ impl Database {
         if self.marked_clean.load(Ordering::Acquire) {
             self.unmark_clean()?;
         }
-        self.note_own()?;
-        Ok(authority)
+        if let Right::Own(_) = right {
+            self.note_own()?;
+        }
+        Ok(right)
+    }
+
+    /// By what right this node may commit now.
+    fn right(&self) -> Option<Right<'_>> {
+        let own = self.authority.check().map(Right::Own);
+        own.or_else(|| self.lent.forward().map(Right::Lent))
+    }
+
+    /// Whether a page may be written to the database file. What a hot journal protects may also be put back by whoever
+    /// may write no more: what becomes of it is decided at the journal's end.
+    fn check_page_write(&self, c: &Capture) -> Result<(), Error> {
+        match self.writable() {
+            Ok(Right::Lent(_)) if !c.journal_hot && c.wal.is_none() => {
+                Err(Error::Unprotected { db: self.name.clone() })
+            }
+            Err(Error::Replica { .. }) if c.journal_hot => Ok(()),
+            right => right.map(drop),
+        }
+    }
+
+    /// Nothing is committed here while a replica has the database to itself.
+    fn check_not_halted(&self) -> Result<(), Error> {
+        match self.halted.load(Ordering::Acquire) {
+            true => Err(Error::InUse { db: self.name.clone() }),
+            false => Ok(()),
+        }
     }
 
     /// Sets the database read-only for good.
@@ -431,7 +484,10 @@ impl Database {
 
     /// Removes the database: a transaction without pages, then the files.
     fn drop_database(&self, c: &mut Capture) -> Result<(), Error> {
-        self.writable()?;
+        self.check_not_halted()?;
+        let Right::Own(_) = self.writable()? else {
+            return Err(Error::Replica { db: self.name.clone() });
+        };
         let exists = self.len(FileKind::Database)?.is_some();
         if !exists {
             return Err(Error::NotFound { db: self.name.clone() });

@@ -10,6 +10,7 @@ use crate::error::{Error, IoContext};
 use crate::log::{RecordKind, RecordMeta};
 use crate::sqlite::journal::{SUPER_JOURNAL_TAIL_LEN, super_journal_name};
 use crate::sqlite::{JournalHeader, Playback};
+use crate::store::INCOMING_PREFIX;
 use crate::types::{PageSize, Pgno};
 
 use super::Database;
@@ -60,10 +61,12 @@ impl Database {
         self.sync_dir()
     }
 
-    /// Removes super-journals, once no journal can name them any more: all databases are rolled back.
-    pub(crate) fn remove_super_journals(&self) -> Result<(), Error> {
+    /// Removes super-journals, once no journal can name them any more: all databases are rolled back. Also names that
+    /// were to be removed at once.
+    pub(crate) fn remove_leftovers(&self) -> Result<(), Error> {
         for name in self.env.read_dir(self.paths.dir()).at("read", self.paths.dir())? {
-            if name.to_str().is_some_and(|n| n.starts_with("super-")) {
+            let left = |n: &str| n.starts_with("super-") || n.starts_with(INCOMING_PREFIX);
+            if name.to_str().is_some_and(left) {
                 let path = self.paths.dir().join(&name);
                 self.env.remove_file(&path).at("remove", path)?;
             }

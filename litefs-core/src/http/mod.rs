@@ -8,6 +8,8 @@
 //! | `GET /info` | the node as JSON: cluster, role, data directory |
 //! | `GET /export?name=` | a database as one file |
 //! | `POST /import?name=` | the body becomes a database |
+//! | `POST`, `DELETE /halt?name=&id=` | a replica gets the right to write, or gives it back |
+//! | `POST /tx?name=&lockID=` | the body becomes a transaction of that replica |
 //! | `GET /events` | what happens, a line of JSON each |
 //! | `POST /stream` | to a replica: what it lacks, then what is committed |
 //! | `POST /promote`, `/handoff`, `/demote` | who is to be the primary |
@@ -23,7 +25,9 @@ pub mod client;
 mod control;
 mod events;
 mod export;
+pub(crate) mod forward;
 pub mod frames;
+mod halt;
 mod import;
 mod metrics;
 #[cfg(test)]
@@ -70,6 +74,8 @@ pub fn router(store: Arc<Store>, node: NodeInfo) -> Router {
         .route("/export", get(export::export))
         // An import may be as large as the disk.
         .route("/import", post(import::import).layer(DefaultBodyLimit::disable()))
+        .route("/halt", post(halt::acquire).delete(halt::release))
+        .route("/tx", post(halt::tx).layer(DefaultBodyLimit::disable()))
         .route("/events", get(events::events))
         .route("/stream", post(stream::stream))
         .route("/promote", post(control::promote))

@@ -29,6 +29,9 @@ use std::path::{Path, PathBuf};
 use crate::db::{FileKind, SPOOL_PREFIX};
 use crate::types::{DbName, Pos};
 
+/// How the names of transactions begin that are on their way.
+pub(crate) const INCOMING_PREFIX: &str = "incoming-";
+
 /// Paths of one data directory.
 #[derive(Debug, Clone)]
 pub(crate) struct DataPaths(PathBuf);
@@ -112,9 +115,9 @@ impl DbPaths {
         self.0.join("shm")
     }
 
-    /// Where a transaction from a primary is held while it comes; without a name at once.
-    pub(crate) fn incoming(&self) -> PathBuf {
-        self.0.join("incoming")
+    /// Where a transaction is held while it comes or goes; without a name at once.
+    pub(crate) fn incoming(&self, random: u64) -> PathBuf {
+        self.0.join(format!("{INCOMING_PREFIX}{random:016x}"))
     }
 
     /// Where the image of a snapshot is written.

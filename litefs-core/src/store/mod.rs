@@ -34,7 +34,7 @@ use crate::types::{DbName, Pos};
 
 pub(crate) use changes::Changes;
 use layout::DataPaths;
-pub(crate) use layout::DbPaths;
+pub(crate) use layout::{DbPaths, INCOMING_PREFIX};
 use retention::RetentionThread;
 
 pub use crate::log::Retention;
@@ -401,7 +401,7 @@ impl Store {
             let db = self.open_database(name.clone(), self.paths.database(&name));
             self.databases.write().insert(name, db);
         }
-        self.databases().iter().try_for_each(|db| db.remove_super_journals())
+        self.databases().iter().try_for_each(|db| db.remove_leftovers())
     }
 
     fn open_database(&self, name: DbName, paths: DbPaths) -> Arc<Database> {

@@ -93,6 +93,10 @@ impl Store {
         let before = std::mem::replace(&mut *role, now.clone());
         drop(role);
         if before != now {
+            for db in self.databases() {
+                db.withdraw("the primary is another one, or was lost");
+                db.role_changed();
+            }
             self.options.changes.role_changed(false, hostname);
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Error;
 use crate::log::{BlobReader, RecordMeta};
-use crate::ltx::{Decoder, page_checksum};
+use crate::ltx::{Decoder, Header, page_checksum};
 use crate::types::{Checksum, PageCount, PageSize, Pgno, Pos, Txid};
 
 use crate::db::Database;
@@ -48,6 +48,12 @@ pub(super) struct Change {
 impl Target {
     pub(super) fn of(meta: &RecordMeta) -> Target {
         Target { pos: meta.pos(), count: meta.commit, page_size: meta.page_size }
+    }
+
+    /// Where a transaction leads that isn't in the log.
+    pub(super) fn by(header: &Header, post_apply: Checksum) -> Target {
+        let pos = Pos { txid: header.max_txid, post_apply };
+        Target { pos, count: header.commit, page_size: header.page_size }
     }
 
     pub(super) fn page_size(&self) -> PageSize {
@@ -112,20 +118,32 @@ impl Change {
         &self,
         from: &Logged,
         old_count: PageCount,
-        mut old: impl FnMut(Pgno, &mut [u8]) -> Result<Checksum, Error>,
+        old: impl FnMut(Pgno, &mut [u8]) -> Result<Checksum, Error>,
     ) -> Result<Checksum, Error> {
-        let mut buf = vec![0; self.to.page_size.as_usize()];
-        let mut sum = if old_count.is_zero() { Checksum::EMPTY } else { Pos::checksum(from.pos) };
-        for (pgno, (_, new)) in &self.pages {
-            let old = if old_count.contains(*pgno) { Some(old(*pgno, &mut buf)?) } else { None };
-            sum = sum.with_page(old, Some(*new));
-        }
-        let cut = (self.to.count.as_u32()..old_count.as_u32()).filter_map(|p| Pgno::new(p + 1));
-        for pgno in cut.filter(|pgno| *pgno != self.to.page_size.lock_page()) {
-            sum = sum.with_page(Some(old(pgno, &mut buf)?), None);
-        }
-        Ok(sum)
+        let pages = self.pages.iter().map(|(pgno, (_, sum))| (*pgno, *sum));
+        checksum_after(&self.to, pages, from, old_count, old)
     }
+}
+
+/// See [`Change::checksum`]; `pages` are the new ones.
+pub(super) fn checksum_after(
+    to: &Target,
+    pages: impl Iterator<Item = (Pgno, Checksum)>,
+    from: &Logged,
+    old_count: PageCount,
+    mut old: impl FnMut(Pgno, &mut [u8]) -> Result<Checksum, Error>,
+) -> Result<Checksum, Error> {
+    let mut buf = vec![0; to.page_size.as_usize()];
+    let mut sum = if old_count.is_zero() { Checksum::EMPTY } else { Pos::checksum(from.pos) };
+    for (pgno, new) in pages {
+        let old = if old_count.contains(pgno) { Some(old(pgno, &mut buf)?) } else { None };
+        sum = sum.with_page(old, Some(new));
+    }
+    let cut = (to.count.as_u32()..old_count.as_u32()).filter_map(|p| Pgno::new(p + 1));
+    for pgno in cut.filter(|pgno| *pgno != to.page_size.lock_page()) {
+        sum = sum.with_page(Some(old(pgno, &mut buf)?), None);
+    }
+    Ok(sum)
 }
 
 impl Pages for Change {

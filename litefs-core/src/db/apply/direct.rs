@@ -52,7 +52,7 @@ impl Database {
         let was_torn = torn.is_some();
         let file = match torn {
             Some(file) => file,
-            None => match self.open_exclusively()? {
+            None => match self.open_exclusively(applier.reserved())? {
                 Some(file) => file,
                 None => return Ok(Applied::Waiting),
             },
@@ -92,16 +92,20 @@ impl Database {
         Ok(Applied::All)
     }
 
-    /// The database file, exclusively locked; `None` if others won't go.
-    pub(in crate::db) fn open_exclusively(&self) -> Result<Option<Box<dyn PeerFile>>, Error> {
+    /// The database file, exclusively locked; `None` if others won't go. With the halt lock it is reserved already.
+    pub(in crate::db) fn open_exclusively(
+        &self,
+        reserved: bool,
+    ) -> Result<Option<Box<dyn PeerFile>>, Error> {
         let failed = |op| move |e| self.peer_error(e, op, FileKind::Database);
         let file =
             self.peer().open(&self.name, FileKind::Database, true).map_err(failed("open"))?;
         let deadline = Instant::now() + PATIENCE;
         let lock = |first, len| lock_by(deadline, file.as_ref(), first..first + len);
-        let locked = lock(RESERVED_BYTE, 1).and_then(|reserved| {
+        let locked = (|| {
+            let reserved = reserved || lock(RESERVED_BYTE, 1)?;
             Ok(reserved && lock(PENDING_BYTE, 1)? && lock(SHARED_FIRST, SHARED_SIZE)?)
-        });
+        })();
         // Dropping the file lets go of what was locked.
         Ok(locked.map_err(failed("lock"))?.then_some(file))
     }

@@ -32,6 +32,7 @@
 //! Nothing is synced here but before a checkpoint. What a power loss takes of a replica, the primary has: if
 //! files and log don't agree any more, a snapshot replaces them.
 
+mod abandoned;
 mod change;
 mod direct;
 mod image;
@@ -45,19 +46,23 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Error, IoContext};
 use crate::log::{RecordKind, RecordMeta};
+use crate::ltx::Header;
 use crate::sqlite::DbHeader;
-use crate::types::{PageCount, Pgno, Pos};
+use crate::types::{Checksum, PageCount, Pgno, Pos};
 
 use super::capture::{Capture, WalTail};
+use super::halt::Grip;
 use super::pages::Source;
 use super::peer::{Backing, Peer, PeerFile};
 use super::plan::{Logged, WalPages};
 use super::recover::logged_by;
 use super::{Database, FileKind, Health};
 
-use change::{Change, Pages};
+use change::{Change, Pages, Target, checksum_after};
 pub(super) use direct::lock_by;
 use wal::WalSession;
+
+pub(super) use receive::read_pages;
 
 /// What applying keeps from one time to the next.
 #[derive(Debug, Default)]
@@ -66,6 +71,20 @@ pub(super) struct Applier {
     session: Option<WalSession>,
     /// The database file, exclusively locked because it holds a mixture of two states.
     torn: Option<Box<dyn PeerFile>>,
+    /// On a primary: the halt lock.
+    pub(super) grip: Option<Grip>,
+}
+
+impl Applier {
+    /// Whether no other process can have the database reserved.
+    fn reserved(&self) -> bool {
+        self.grip.is_some()
+    }
+
+    /// Whether the database file holds a mixture of two states.
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn.is_some()
+    }
 }
 
 /// How far applying came.
@@ -101,7 +120,9 @@ impl Database {
 
     /// Closes the handles to SQLite's files, and with them the locks.
     pub(crate) fn release_files(&self) {
-        *self.apply.lock() = Applier::default();
+        let mut applier = self.apply.lock();
+        *applier = Applier::default();
+        self.tell_halt_changed(&applier);
     }
 
     /// Lets go of SQLite's files, unless they hold a mixture of two states that nobody may see.
@@ -109,12 +130,15 @@ impl Database {
         self.apply.lock().session = None;
     }
 
-    fn apply_all(&self, applier: &mut Applier) -> Result<Applied, Error> {
+    pub(super) fn apply_all(&self, applier: &mut Applier) -> Result<Applied, Error> {
         loop {
             let from = self.capture.lock().logged;
             let Some(next) = self.next_pending(&from)? else { return self.show(applier, &from) };
             if self.marked_clean.load(Ordering::Acquire) {
                 self.unmark_clean()?;
+            }
+            if self.roll_back_abandoned(applier.reserved())? == Applied::Waiting {
+                return Ok(Applied::Waiting);
             }
             let started = Instant::now();
             let to = match next {
@@ -222,6 +246,20 @@ impl Database {
         Ok(Applied::All)
     }
 
+    /// For the halt lock: keeps SQLite's WRITE lock from now on, if the database is in WAL mode; `false` if somebody
+    /// else has it.
+    pub(super) fn keep_write(&self, applier: &mut Applier) -> Result<bool, Error> {
+        if !self.is_in_wal_mode(&applier.session)? {
+            return Ok(true);
+        }
+        let Some(mut session) = self.session(applier)? else { return Ok(false) };
+        if !session.keep_write(self)? {
+            return Ok(false);
+        }
+        applier.session = Some(session);
+        Ok(true)
+    }
+
     fn session(&self, applier: &mut Applier) -> Result<Option<WalSession>, Error> {
         applier.session.take().map_or_else(|| WalSession::open(self), |session| Ok(Some(session)))
     }
@@ -275,13 +313,22 @@ impl Database {
         Err(Error::ChecksumMismatch { db: self.name.clone(), got, want: to.pos })
     }
 
-    /// The checksum of a page as it is now.
-    fn page_sum(
+    /// The rolling checksum after a transaction that isn't in the log, from the checksums of its pages.
+    pub(super) fn checksum_with(
         &self,
-        pgno: Pgno,
-        to: &change::Target,
-        buf: &mut [u8],
-    ) -> Result<crate::types::Checksum, Error> {
+        header: &Header,
+        post_apply: Checksum,
+        pages: impl Iterator<Item = (Pgno, Checksum)>,
+    ) -> Result<Checksum, Error> {
+        let to = Target::by(header, post_apply);
+        let from = self.capture.lock().logged;
+        let same_size = from.page_size == Some(header.page_size);
+        let old_count = if same_size { from.count } else { PageCount::ZERO };
+        checksum_after(&to, pages, &from, old_count, |pgno, buf| self.page_sum(pgno, &to, buf))
+    }
+
+    /// The checksum of a page as it is now.
+    fn page_sum(&self, pgno: Pgno, to: &Target, buf: &mut [u8]) -> Result<Checksum, Error> {
         let c = self.capture.lock();
         let none = WalPages::new();
         let wal = c.wal.as_ref().map_or(&none, WalTail::pages);

@@ -48,9 +48,16 @@ pub(super) struct WalSession {
     shm: Box<dyn PeerFile>,
     /// The page of each frame in the WAL.
     frames: Vec<Pgno>,
+    /// Salt and checksum where these frames end: applications may have written others.
+    frames_end: Option<WalPlace>,
     /// With so many frames a checkpoint is tried next.
     checkpoint_at: usize,
+    /// Whether the WRITE lock is kept from one change to the next, for the halt lock.
+    keeps_write: bool,
 }
+
+/// Salt of a WAL and checksum of one of its frames, which tell what all frames up to there are.
+type WalPlace = ([u32; 2], [u32; 2]);
 
 /// Where the next frame goes.
 struct End {
@@ -73,8 +80,15 @@ impl WalSession {
             return Ok(None);
         }
         let (wal, shm) = (open(FileKind::Wal, true)?, open(FileKind::Shm, true)?);
-        let mut session =
-            WalSession { database, wal, shm, frames: Vec::new(), checkpoint_at: CHECKPOINT_FRAMES };
+        let mut session = WalSession {
+            database,
+            wal,
+            shm,
+            frames: Vec::new(),
+            frames_end: None,
+            checkpoint_at: CHECKPOINT_FRAMES,
+            keeps_write: false,
+        };
         let attached = session.attach().map_err(|e| db.peer_error(e, "open", FileKind::Shm))?;
         Ok(attached.then_some(session))
     }
@@ -86,13 +100,30 @@ impl WalSession {
             return Ok(Applied::Waiting);
         }
         let appended = self.append_locked(db, change);
-        self.lock(WAL_WRITE_LOCK, 1, ByteLock::None).map_err(failed)?;
+        self.unlock_write().map_err(failed)?;
         appended?;
         if self.frames.len() >= self.checkpoint_at {
             self.checkpoint(db)?;
             self.checkpoint_at = self.frames.len().max(CHECKPOINT_FRAMES) + CHECKPOINT_FRAMES / 4;
         }
         Ok(Applied::All)
+    }
+
+    /// Keeps the WRITE lock until the session ends; whether it is to be had.
+    pub(super) fn keep_write(&mut self, db: &Database) -> Result<bool, Error> {
+        let failed = |op| move |e| db.peer_error(e, op, FileKind::Shm);
+        self.keeps_write = self.lock_write().map_err(failed("lock"))?;
+        if !self.keeps_write || self.show(db)? == Applied::Waiting {
+            return Ok(false);
+        }
+        // A reader that finds none would make one, for which it needs the lock.
+        if self.read_index().map_err(failed("read"))?.0.is_none() {
+            self.reserve(1, 1)
+                .and_then(|()| self.write_info(&CheckpointInfo::EMPTY))
+                .and_then(|()| self.write_header(&new_index(random_salt(db))))
+                .map_err(failed("write"))?;
+        }
+        Ok(true)
     }
 
     /// Makes the wal-index say what the WAL holds: another process may have left it otherwise, or none yet.
@@ -107,7 +138,7 @@ impl WalSession {
             return Ok(Applied::Waiting);
         }
         let shown = self.end(db, page_size);
-        self.lock(WAL_WRITE_LOCK, 1, ByteLock::None).map_err(failed)?;
+        self.unlock_write().map_err(failed)?;
         shown.map(|_| Applied::All)
     }
 
@@ -169,6 +200,7 @@ impl WalSession {
             frame_checksum: end.chain.checksum(),
             ..end.header
         };
+        self.frames_end = Some((header.salt, header.frame_checksum));
         self.write_header(&header).map_err(in_shm)
     }
 
@@ -183,10 +215,12 @@ impl WalSession {
                 .map(|tail| (tail.header(), tail.chain(), tail.captured(), c.logged.count))
         };
         match (header, captured) {
-            (Some(header), captured) if header.max_frame == 0 => {
-                // Started over by somebody, or never begun. What an application has captured but not
-                // brought home can't be here: it would be in the header.
-                debug_assert!(captured.is_none_or(|(h, _, n, _)| n == 0 || h.salt != header.salt));
+            // Started over by somebody, or never begun. If there are frames of that very WAL nevertheless, its writer
+            // died before it could say so.
+            (Some(header), captured)
+                if header.max_frame == 0
+                    && captured.is_none_or(|(h, _, n, _)| n == 0 || h.salt != header.salt) =>
+            {
                 self.start_over(header, page_size).map_err(in_shm)
             }
             (None, None) | (None, Some((_, _, 0, _))) => {
@@ -354,16 +388,19 @@ impl WalSession {
     }
 
     fn load_frames(&mut self, db: &Database, count: u32) -> Result<(), Error> {
-        if self.frames.len() == count as usize {
+        let wal: Arc<dyn File> = db.file(FileKind::Wal)?;
+        let tail = {
+            let c = db.capture.lock();
+            let place = |tail: &WalTail| (tail.salt(), tail.chain().checksum());
+            c.wal.as_ref().map(|tail| (tail.page_size(), tail.captured(), place(tail)))
+        };
+        let place = tail.filter(|(_, captured, _)| *captured == count).map(|(.., place)| place);
+        if place.is_some() && place == self.frames_end && self.frames.len() == count as usize {
             return Ok(());
         }
-        let wal: Arc<dyn File> = db.file(FileKind::Wal)?;
-        let page_size = {
-            let c = db.capture.lock();
-            c.wal.as_ref().map(WalTail::page_size)
-        };
         self.frames.clear();
-        let Some(page_size) = page_size else { return Ok(()) };
+        self.frames_end = place;
+        let Some((page_size, ..)) = tail else { return Ok(()) };
         for index in 0..count {
             let mut head = [0; FRAME_HEADER_LEN];
             let offset = frame_offset(index, page_size);
@@ -485,6 +522,13 @@ impl WalSession {
 
     fn lock_write(&self) -> io::Result<bool> {
         lock_by(Instant::now() + PATIENCE, self.shm.as_ref(), WAL_WRITE_LOCK..WAL_WRITE_LOCK + 1)
+    }
+
+    fn unlock_write(&self) -> io::Result<()> {
+        if self.keeps_write {
+            return Ok(());
+        }
+        self.lock(WAL_WRITE_LOCK, 1, ByteLock::None).map(drop)
     }
 
     fn lock_readers(&self) -> io::Result<bool> {

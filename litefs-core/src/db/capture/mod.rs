@@ -203,6 +203,9 @@ impl Database {
         let mut files = self.page_files(tail.page_size())?;
         files.wal = Some(Arc::clone(wal));
         let plan = c.view(self, &files, tail.pages(), &tx.pages, tx.commit).plan()?;
+        if plan.is_some() {
+            self.check_not_halted()?;
+        }
         let span = tx.span;
         if let Some(tail) = &mut c.wal {
             tail.accept(tx);
@@ -214,6 +217,19 @@ impl Database {
         self.accept(c, plan, files)?;
         self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// What the log says otherwise than the pages do becomes a transaction, while nobody writes.
+    pub(super) fn correct(&self, c: &mut Capture) -> Result<(), Error> {
+        let Some(tail) = &c.wal else { return self.commit_unjournaled(c) };
+        if c.dirty.is_empty() {
+            return Ok(());
+        }
+        let mut files = self.page_files(tail.page_size())?;
+        files.wal = Some(self.file(FileKind::Wal)?);
+        let plan = c.view(self, &files, tail.pages(), &NO_PAGES, c.logged.count).plan()?;
+        c.dirty = Dirty::default();
+        plan.map_or(Ok(()), |plan| self.accept(c, plan, files))
     }
 
     /// Takes a transaction whose pages the WAL goes on holding: the log may have it a little later.

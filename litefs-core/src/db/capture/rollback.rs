@@ -25,7 +25,7 @@ use crate::db::names::FileKind;
 use crate::db::pages::Source;
 use crate::db::plan::{Logged, Plan};
 use crate::db::undo::Undo;
-use crate::db::{Database, Durability};
+use crate::db::{Database, Durability, Right};
 use crate::env::File;
 use crate::error::{Error, IoContext};
 use crate::log::RecordKind;
@@ -87,7 +87,13 @@ impl Database {
         if !c.journal_hot {
             return Ok(());
         }
-        self.stage(c)?;
+        match self.writable() {
+            Ok(Right::Own(_)) => self.stage(c)?,
+            Ok(Right::Lent(forward)) => return self.forward_journal(c, &forward),
+            // What was begun may be taken back by whoever may write no more.
+            Err(_) if self.is_rolled_back(c)? => return Ok(()),
+            Err(err) => return Err(err),
+        }
         self.sync_always(FileKind::Database)
     }
 
@@ -114,6 +120,7 @@ impl Database {
         c.staged = None;
         let started = Instant::now();
         let Some(plan) = self.plan_from_file(c)? else { return Ok(()) };
+        self.check_not_halted()?;
         let kind = RecordKind::Staged { journal_nonce: self.journal_nonce()? };
         let staged = Staged { logged: plan.logged(), stale: false };
         self.append(plan, kind)?;
@@ -131,6 +138,7 @@ impl Database {
         let plan = self.plan_from_file(c)?;
         let logged = plan.as_ref().map(Plan::logged);
         if let Some(plan) = plan {
+            self.check_not_halted()?;
             self.append(plan, RecordKind::Plain)?;
             self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
         }
@@ -255,7 +263,7 @@ impl Database {
     }
 
     /// What the database file holds beyond the log.
-    fn plan_from_file(&self, c: &Capture) -> Result<Option<Plan>, Error> {
+    pub(in crate::db) fn plan_from_file(&self, c: &Capture) -> Result<Option<Plan>, Error> {
         if c.dirty.is_empty() {
             return Ok(None);
         }
@@ -288,7 +296,7 @@ impl Database {
         if self.options.durability == Durability::Always { self.sync_log() } else { Ok(()) }
     }
 
-    fn journal_nonce(&self) -> Result<u32, Error> {
+    pub(in crate::db) fn journal_nonce(&self) -> Result<u32, Error> {
         let mut head = [0; JournalHeader::LEN];
         let journal = self.file(FileKind::Journal)?;
         journal.read_exact_at(&mut head, 0).at("read", self.paths.journal())?;

@@ -128,7 +128,7 @@ enum BadRequest {
 }
 
 /// The node that asks; 0 if it doesn't say so.
-fn node_id(headers: &HeaderMap) -> u64 {
+pub(super) fn node_id(headers: &HeaderMap) -> u64 {
     let text = headers.get("litefs-id").and_then(|id| id.to_str().ok());
     let hex = text.filter(|id| id.len() <= 16 && id.bytes().all(|b| b.is_ascii_hexdigit()));
     hex.and_then(|id| u64::from_str_radix(id, 16).ok()).unwrap_or(0)

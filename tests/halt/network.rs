@@ -1,0 +1,63 @@
+//! The connection of a commit breaks at any byte: the application is told an error or the truth, and both sides get equal.
+
+use litefs_tests::cluster::eventually;
+use litefs_tests::node::LIMIT;
+use litefs_tests::proxy::Way;
+use litefs_tests::sqlite;
+
+use crate::{count, try_halt, with_table};
+
+/// Cuts the connection at byte after byte of asking for the lock, committing, and giving the lock back.
+fn cut_everywhere(mode: &str, way: Way, step: usize) {
+    let (cluster, there, here) = with_table(mode, 1);
+    let node = &cluster.replica().node;
+    let net = &cluster.replica().net;
+    let (mut failed, mut known) = (0, 0);
+    for at in (0..).step_by(step) {
+        let struck = net.struck();
+        net.cut_next(way, Some(at));
+        let lock = try_halt(node, "db");
+        let told = lock.is_ok().then(|| sqlite::try_run(&here, "INSERT INTO t VALUES (1)"));
+        drop(lock);
+        net.cut_next(way, None);
+        // If it stayed at the primary, that's told by the stream.
+        cluster.await_position("db");
+        let now = count(&there);
+        match told {
+            Some(Ok(())) => assert_eq!(now, known + 1, "{at}"),
+            Some(Err(_)) => {
+                failed += 1;
+                assert!(now == known || now == known + 1, "{at}: {now}");
+            }
+            None => assert_eq!(now, known, "{at}"),
+        }
+        let same = || count(&here) == now && node.pos("db") == cluster.primary.pos("db");
+        assert!(eventually(LIMIT, same), "{at}: {} instead of {now}", count(&here));
+        known = now;
+        if net.struck() == struck && told == Some(Ok(())) {
+            assert!(at > 200 && failed > 0, "{at} {failed}");
+            break;
+        }
+    }
+    cluster.converge("db");
+}
+
+#[test]
+fn a_request_may_end_anywhere_in_wal_mode() {
+    cut_everywhere("WAL", Way::Request, 7);
+}
+
+#[test]
+fn a_request_may_end_anywhere_in_rollback_mode() {
+    cut_everywhere("DELETE", Way::Request, 7);
+}
+
+#[test]
+fn an_answer_may_end_anywhere_in_wal_mode() {
+    cut_everywhere("WAL", Way::Answer, 3);
+}
+
+#[test]
+fn an_answer_may_end_anywhere_in_rollback_mode() {
+    cut_everywhere("PERSIST", Way::Answer, 3);
+}
