@@ -1,7 +1,7 @@
 //! The calls to Consul that a lease needs, and what its answers mean.
 //!
-//! Requests are consulrs's types; transactions, which it lacks, are here. What is sent for the lease itself is what an
-//! original node sends, byte for byte.
+//! Requests are consulrs's types; transactions, which it lacks, are here. A session is made and renewed, and the key read and
+//! taken, as an original node does it, byte for byte. What comes after that are transactions with the same effect.
 
 use std::time::Duration;
 
@@ -209,18 +209,6 @@ impl Api {
     ) -> Result<bool, ApiError> {
         let mut request = SetKeyRequest::builder();
         let request = request.key(key).value(value).acquire(session).build().expect(COMPLETE);
-        self.call_bool(request, limit).await
-    }
-
-    /// Lets go of a key and empties it; whether the session held it.
-    pub(super) async fn release(
-        &self,
-        key: &str,
-        session: &str,
-        limit: Duration,
-    ) -> Result<bool, ApiError> {
-        let mut request = SetKeyRequest::builder();
-        let request = request.key(key).release(session).build().expect(COMPLETE);
         self.call_bool(request, limit).await
     }
 
