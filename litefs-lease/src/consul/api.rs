@@ -46,11 +46,6 @@ impl ApiError {
         matches!(self, ApiError::Refused { .. })
     }
 
-    /// Whether it says that the session is no more.
-    pub(super) fn is_invalid_session(&self) -> bool {
-        matches!(self, ApiError::Refused { text, .. } if text.contains("invalid session"))
-    }
-
     /// Whether the node that a session should belong to isn't in the catalog.
     pub(super) fn is_unknown_node(&self) -> bool {
         matches!(self, ApiError::Refused { text, .. } if text.contains("Missing node registration"))

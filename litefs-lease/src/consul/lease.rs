@@ -219,12 +219,12 @@ impl Lease for ConsulLease {
 }
 
 /// Somebody writes the key all the time, without taking it.
-fn restless(key: &str) -> LeaseError {
+pub(super) fn restless(key: &str) -> LeaseError {
     LeaseError::Unavailable { message: format!("consul: the key {key} changes all the time") }
 }
 
 pub(super) const FIRST_BEAT: u64 = 1;
 /// How often to look again when the key was written since.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 /// Less isn't worth a request.
 const LEAST_LIMIT: Duration = Duration::from_millis(100);
