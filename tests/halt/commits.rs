@@ -168,3 +168,22 @@ fn what_no_journal_protects_is_refused() {
         cluster.converge("db");
     }
 }
+
+/// Replication has the database open in WAL mode, as any connection does; it lets go for the lock.
+#[test]
+fn the_journal_mode_changes_where_replication_was_at_work() {
+    let (cluster, there, here) = with_table("WAL", 1);
+    sqlite::run(&there, "INSERT INTO t VALUES (1)");
+    cluster.converge("db");
+    drop(there);
+    let lock = halt(&cluster.replica().node, "db");
+    for mode in ["delete", "wal", "truncate"] {
+        assert_eq!(sqlite::text(&here, &format!("PRAGMA journal_mode={mode}")), mode);
+        sqlite::run(&here, "INSERT INTO t VALUES (2)");
+        cluster.converge("db");
+    }
+    drop(lock);
+    sqlite::run(&sqlite::open(&cluster.primary.path("db")), "INSERT INTO t VALUES (3)");
+    cluster.converge("db");
+    assert_eq!(count(&here), 5);
+}

@@ -347,12 +347,14 @@ impl Database {
     /// Whether a page may be written to the database file. What a hot journal protects may also be put back by whoever
     /// may write no more: what becomes of it is decided at the journal's end.
     fn check_page_write(&self, c: &Capture) -> Result<(), Error> {
-        match self.writable() {
-            Ok(Right::Lent(_)) if !c.journal_hot && c.wal.is_none() => {
+        if c.journal_hot && self.right().is_none() {
+            return Ok(());
+        }
+        match self.writable()? {
+            Right::Lent(_) if !c.journal_hot && c.wal.is_none() => {
                 Err(Error::Unprotected { db: self.name.clone() })
             }
-            Err(Error::Replica { .. }) if c.journal_hot => Ok(()),
-            right => right.map(drop),
+            Right::Lent(_) | Right::Own(_) => Ok(()),
         }
     }
 
