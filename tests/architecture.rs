@@ -21,7 +21,7 @@ const EDGES: [(&str, &[&str]); 4] = [
 
 /// Crates that would mean a layer does another's work.
 const FOREIGN: [(&str, &[&str]); 3] = [
-    ("litefs-lease", &["fuser", "rusqlite", "axum", "hyper", "hyper-util"]),
+    ("litefs-lease", &["fuser", "rusqlite", "axum"]),
     ("litefs-core", &["fuser", "rusqlite"]),
     ("litefs-fuse", &["axum", "hyper", "tokio", "rusqlite"]),
 ];

@@ -39,6 +39,7 @@ install_rust() {
 
 install_packages
 install_rust
+tests/get-consul.sh
 [ -e /dev/fuse ] || as_root modprobe fuse || true
 [ -e /dev/fuse ] || { echo "no /dev/fuse: load the module, or start the container with --device /dev/fuse --cap-add SYS_ADMIN"; exit 1; }
 [ "$(id -u)" = 0 ] || { echo "the tests mount file systems: run this as root"; exit 1; }

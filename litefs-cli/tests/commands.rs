@@ -148,7 +148,10 @@ fn mount_tells_what_is_in_the_way() {
     let addr = held.local_addr().unwrap();
     let head = "fuse: {dir: ./mnt}\ndata: {dir: ./data}\n";
     for (text, error) in [
-        ("lease: {type: consul, promote: true}".to_owned(), "hint: use `lease: {type: static}`"),
+        (
+            "lease: {type: consul}".to_owned(),
+            "ERROR: cannot init consul: must specify a consul key",
+        ),
         (
             format!("lease: {{type: static}}\nhttp: {{addr: '{addr}'}}"),
             "address already in use\nhint: the port is taken",
@@ -163,10 +166,10 @@ fn mount_tells_what_is_in_the_way() {
         assert_eq!(out.status.code(), Some(1), "{text}");
         assert!(stderr(&out).contains(error), "{text}: {}", stderr(&out));
     }
-    let promote = "lease: {type: consul, promote: true}\nlog: {format: json}";
+    let promote = "lease: {type: consul}\nbackup: {path: /b}\nlog: {format: json}";
     fs::write(dir.path().join("litefs.yml"), format!("{head}{promote}")).unwrap();
     let out = litefs_in(dir.path(), &["mount"], &[]);
-    let warning = r#"{"level":"WARN","msg":"lease.promote has no effect yet (set by file)"}"#;
+    let warning = r#"{"level":"WARN","msg":"backup.path has no effect yet (set by file)"}"#;
     assert!(stderr(&out).contains(warning), "{}", stderr(&out));
 }
 

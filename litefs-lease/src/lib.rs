@@ -2,6 +2,7 @@
 //!
 //! A [`Leaser`] is asked for the [`Lease`]; whoever holds it is the primary and alone may write. What isn't
 //! here: SQLite, files, the HTTP server. [`StaticLeaser`] decides by configuration: one node is the primary for good.
+//! `consul` (feature `consul`) lets Consul decide.
 //!
 //! # Writing a backend
 //! A backend needs a place that many nodes see and that changes one value atomically. It promises:
@@ -13,11 +14,16 @@
 //! 3. Every method may be dropped at any `.await`: the lease is then taken or not, and if taken ends by its deadline.
 //! 4. Nothing retries within a call: the caller does, and knows how long.
 //!
-//! All else has a default: a place that can't hand over, watch, or remember a [`Progress`] leaves those methods out.
+//! All else has a default: a place that can't hand over, watch, or remember a [`Progress`] leaves those methods out. The
+//! suite in `conformance` (feature `conformance`) checks a backend.
 
 #![forbid(unsafe_code)]
 
 mod cluster_id;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "consul")]
+pub mod consul;
 mod fixed;
 mod progress;
 

@@ -5,6 +5,7 @@
 //!             └▶ process   a child with captured output; each wait has a deadline
 //!   test ─▶ cluster   a primary and its replicas; when and how they are equal
 //!             └▶ proxy     a network between them that fails as told
+//!   test ─▶ consul    a real Consul, which stops, forgets, and is looked into
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
 //!   test ─▶ workload  random transactions whose outcome can be checked; also as a process of its own
@@ -20,6 +21,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod consul;
 pub mod node;
 pub mod process;
 pub mod proxy;

@@ -52,15 +52,17 @@ impl Node {
         })
         .await??;
 
-        let info = NodeInfo { candidate: is_primary, hostname: primary.hostname.clone() };
+        let hostname = primary.hostname.clone();
+        let leaser = StaticLeaser::new(is_primary, primary);
+        let options = Options { candidate: is_primary, ..Options::default() };
+        let role = RoleLoop::new(Arc::clone(&store), Arc::new(leaser), options);
+
+        let info = NodeInfo { candidate: is_primary, hostname, control: Some(role.control()) };
         let routes = router(Arc::clone(&store), info);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let api = Service::start(|stop| serve(listener, routes, stop));
 
-        let leaser = StaticLeaser::new(is_primary, primary);
-        let options = Options { candidate: is_primary, ..Options::default() };
-        let role = RoleLoop::new(Arc::clone(&store), Arc::new(leaser), options);
         let ready = role.ready();
         let role = Service::start(|stop| role.run(stop));
         Ok(Node { store, mount, role, api, ready })

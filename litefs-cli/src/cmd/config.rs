@@ -66,11 +66,7 @@ fn explain(loaded: &Loaded, env: &Environment) {
         let source = loaded.source(key);
         say(format_args!("  {key:key_width$}  {value:value_width$}  {source}"));
     }
-    let mut warnings = warnings(loaded, env);
-    if loaded.config.lease.r#type == "consul" {
-        warnings
-            .push("lease.type consul is not supported yet, `litefs mount` will refuse it".into());
-    }
+    let warnings = warnings(loaded, env);
     if !warnings.is_empty() {
         say(format_args!("\nWarnings:"));
         warnings.iter().for_each(|warning| say(format_args!("  {warning}")));
@@ -114,7 +110,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// A URL may carry a token between `:` and `@`.
-fn without_password(url: &str) -> String {
+pub(super) fn without_password(url: &str) -> String {
     let hide = || {
         let (scheme, rest) = url.split_once("://")?;
         let (user_info, host) = rest.split_once('@')?;

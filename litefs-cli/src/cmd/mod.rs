@@ -9,9 +9,11 @@
 //! Each command is a module with `run(args) -> Result<ExitCode, Failure>`; nothing below this level
 //! prints errors. Usage goes to stdout, flag lists and errors to stderr.
 
+mod cluster;
 mod config;
 mod ltx;
 mod mount;
+mod run;
 mod transfer;
 mod verify;
 mod version;
@@ -44,6 +46,10 @@ pub(crate) fn dispatch(args: Vec<OsString>) -> ExitCode {
         "export" => transfer::export(rest),
         "import" => transfer::import(rest),
         "mount" => mount::run(rest),
+        "run" => run::run(rest),
+        "promote" => cluster::promote(rest),
+        "demote" => cluster::demote(rest),
+        "status" => cluster::status(rest),
         "version" => version::run(rest),
         "config" => config::run(rest),
         "ltx" => ltx::run(rest),
@@ -86,6 +92,10 @@ pub(crate) enum Failure {
     Ltx(#[from] ltx::LtxError),
     #[error(transparent)]
     Transfer(#[from] transfer::TransferError),
+    #[error(transparent)]
+    Run(#[from] run::RunError),
+    #[error(transparent)]
+    Call(#[from] cluster::CallError),
     #[error("{}", chain(source))]
     Data { source: litefs_core::error::Error },
     #[error("cannot handle signals: {}", os_text(.0))]
@@ -112,6 +122,8 @@ impl Failure {
             Failure::UnknownCommand(_) => Some("run `litefs help` for the list".into()),
             Failure::Config(err) => err.hint(),
             Failure::Transfer(err) => err.hint(),
+            Failure::Run(err) => err.hint(),
+            Failure::Call(err) => err.hint(),
             Failure::Start(err) => err.hint().map(Into::into),
             Failure::Close(err) => err.hint().map(Into::into),
             _ => None,
@@ -211,6 +223,10 @@ Commands:
     export     download a database from a running node
     import     upload a database, or replace it
     mount      mount the directory and run an application in it
+    run        run a command on a running node, once that may write
+    promote    make a node the primary
+    demote     make the primary a replica
+    status     show a node, its databases and its streams
     config     explain and check a configuration
     ltx        list, show and verify captured transactions
     verify     check databases against their checksums

@@ -142,6 +142,8 @@ settings! {
         promote: bool = false,
         reconnect_delay: GoDuration = GoDuration::from_secs(1),
         demote_delay: GoDuration = GoDuration::from_secs(10),
+        /// May lead though it lacks transactions that the cluster had.
+        allow_stale_promotion: bool = false,
         /// The databases this replica wants; empty means all.
         databases: Vec<String> = Vec::new(),
         consul: Consul = Consul::default(),
@@ -155,6 +157,8 @@ settings! {
         key: String = String::new(),
         ttl: GoDuration = GoDuration::from_secs(10),
         lock_delay: GoDuration = GoDuration::from_secs(1),
+        /// A dead primary is replaced after seconds, not after Consul's own time.
+        fast_failover: bool = false,
     }
 }
 

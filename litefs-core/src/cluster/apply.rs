@@ -42,6 +42,9 @@ pub(super) trait Target {
 pub(super) struct StoreTarget {
     pub(super) store: Arc<Store>,
     pub(super) ready: watch::Sender<bool>,
+    pub(super) caught_up: watch::Sender<bool>,
+    /// The primary's.
+    pub(super) reign: Option<u64>,
 }
 
 impl Target for StoreTarget {
@@ -59,6 +62,10 @@ impl Target for StoreTarget {
     }
 
     fn ready(&mut self) {
+        if let Some(Err(err)) = self.reign.map(|reign| self.store.enter_reign(reign)) {
+            tracing::error!(err = chain(&err), "cannot note the reign of the primary");
+        }
+        self.caught_up.send_replace(true);
         self.ready.send_replace(true);
     }
 
@@ -67,8 +74,9 @@ impl Target for StoreTarget {
     }
 }
 
-/// Runs until the stream ends or must be left. What was received is applied in either case.
-pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<(), Error> {
+/// Runs until the stream ends or must be left. What was received is applied in either case. The result is the lease, if the
+/// primary hands it over.
+pub(super) fn run(inbox: Inbox, target: impl Target) -> Result<Option<String>, Error> {
     // The primary doesn't send again what is in the log, even if locks or an error kept it from being applied.
     let (received, failed) = (target.pending(), BTreeMap::new());
     let readiness = Readiness::Unknown;
@@ -105,7 +113,7 @@ struct Failed {
 }
 
 impl<T: Target> Run<T> {
-    fn all(&mut self) -> Result<(), Error> {
+    fn all(&mut self) -> Result<Option<String>, Error> {
         while let Some(step) = self.inbox.next() {
             // Bytes outside of a file don't come from the decoder.
             let Step::Frame(frame) = step else { continue };
@@ -135,8 +143,12 @@ impl<T: Target> Run<T> {
                 Frame::DropDb { name } => {
                     tracing::debug!(db = %name, "deprecated drop db frame received, skipping");
                 }
+                // It comes after all transactions: a node that lacks some of them lets the primary go on.
+                Frame::Handoff { lease_id } if self.failed.is_empty() => return Ok(Some(lease_id)),
                 Frame::Handoff { .. } => {
-                    tracing::warn!("the primary offers its lease, which this node can't take over");
+                    tracing::warn!(
+                        "the primary offers its lease, but not all of its databases are here"
+                    );
                 }
                 // There is no backup that would need it.
                 Frame::Hwm { .. } => {}
@@ -144,7 +156,7 @@ impl<T: Target> Run<T> {
                 Frame::End => {}
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn receive(&mut self, name: DbName) -> Result<(), Error> {

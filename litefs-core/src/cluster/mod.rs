@@ -18,7 +18,11 @@
 //! Differs from LiteFS: waits grow and vary instead of being one second; a silent primary is left.
 
 mod apply;
+mod control;
+mod election;
 mod forward;
+mod lead;
+mod lease_watch;
 mod queue;
 mod replica;
 mod role;
@@ -26,17 +30,22 @@ mod role;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use litefs_lease::{ClusterId, Lease, LeaseError, Leaser, PrimaryInfo, Progress};
-use tokio::sync::watch;
+use litefs_lease::{ClusterId, Lease, LeaseError, Leaser, PrimaryInfo};
+use tokio::sync::{mpsc, watch};
 
-use crate::error::{Error, chain};
 use crate::http::client::Timeouts;
 use crate::store::Store;
 use crate::types::DbName;
 
+use control::Request;
+use election::{Candidate, Verdict, judge};
 pub use forward::{HaltError, Halted, halt};
+use lead::{Left, Reign};
+use lease_watch::LeaseWatch;
 use replica::{FollowError, Following};
 use role::{Admission, Backoff, admit};
+
+pub use control::{Control, ControlError, PromoteError, promote};
 
 /// How a node takes part.
 #[derive(Debug, Clone)]
@@ -47,6 +56,10 @@ pub struct Options {
     pub databases: Vec<DbName>,
     /// The longest wait between two attempts; the first is an eighth of it.
     pub reconnect_delay: Duration,
+    /// How long a primary that was demoted leaves the lease to others.
+    pub demote_delay: Duration,
+    /// Whether a node that lacks transactions which the cluster had may lead nevertheless, after a while.
+    pub allow_stale_promotion: bool,
     /// When to give up waiting for a primary.
     pub timeouts: Timeouts,
 }
@@ -57,6 +70,8 @@ impl Default for Options {
             candidate: true,
             databases: Vec::new(),
             reconnect_delay: Duration::from_secs(1),
+            demote_delay: Duration::from_secs(10),
+            allow_stale_promotion: false,
             timeouts: Timeouts { connect: Duration::from_secs(5), silence: Duration::from_secs(3) },
         }
     }
@@ -69,7 +84,19 @@ pub struct RoleLoop {
     leaser: Arc<dyn Leaser>,
     options: Options,
     ready: watch::Sender<bool>,
+    control: Control,
+    requests: mpsc::Receiver<Request>,
     backoff: Backoff,
+    /// The ID of a lease that this node is to take over.
+    offered: Option<String>,
+    /// While it doesn't hold the lease itself.
+    watch: Option<LeaseWatch>,
+    /// Since when nobody has held the lease, as far as this node has seen.
+    free_since: Option<Instant>,
+    /// When it last had all that a primary had.
+    live_until: Option<Instant>,
+    /// What was last logged, which needn't be repeated each second.
+    told: String,
 }
 
 /// Tells when a node has become the primary, or has got all that the primary had, for the first time.
@@ -100,7 +127,26 @@ impl RoleLoop {
     /// A loop that is still to be run.
     pub fn new(store: Arc<Store>, leaser: Arc<dyn Leaser>, options: Options) -> RoleLoop {
         let backoff = Backoff::new(options.reconnect_delay);
-        RoleLoop { store, leaser, options, ready: watch::Sender::new(false), backoff }
+        let (control, requests) = Control::new();
+        RoleLoop {
+            store,
+            leaser,
+            options,
+            ready: watch::Sender::new(false),
+            control,
+            requests,
+            backoff,
+            offered: None,
+            watch: None,
+            free_since: None,
+            live_until: None,
+            told: String::new(),
+        }
+    }
+
+    /// Asks the loop for things while it runs.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// Tells when the node is ready.
@@ -124,128 +170,257 @@ impl RoleLoop {
         self.store.become_replica(None);
         while !stop.is_told() {
             // A lease that comes in the moment of the stop ends by itself.
-            match stop.or(self.ask()).await {
-                None => break,
-                Some(Ok(Role::Leads(lease))) => self.lead(lease, &mut stop).await,
-                Some(Ok(Role::Follows(primary))) => self.follow(&primary, &mut stop).await,
-                Some(Err(why)) => tracing::info!("{why}"),
+            let Some(role) = stop.or(self.ask()).await else { break };
+            let mut known = None;
+            match role {
+                Ok(Role::Leads { lease, last_reign }) => {
+                    self.lead(lease, last_reign, &mut stop).await;
+                }
+                Ok(Role::Follows(primary)) => {
+                    self.follow(&primary, &mut stop).await;
+                    known = Some(primary);
+                }
+                Err(Nothing { why, wait }) => {
+                    self.tell(why);
+                    stop.or(self.pause(wait, None)).await;
+                    continue;
+                }
             }
-            let wait = self.backoff.wait(self.store.random());
-            stop.or(tokio::time::sleep(wait)).await;
+            if self.offered.is_none() {
+                let wait = self.backoff.wait(self.store.random());
+                stop.or(self.pause(wait, known.as_ref())).await;
+            }
         }
     }
 
+    /// Waits, but not longer than `known` is the primary.
+    async fn pause(&mut self, wait: Duration, known: Option<&PrimaryInfo>) {
+        let least = wait.min(SHORTEST_PAUSE);
+        tokio::time::sleep(least).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait - least) => {}
+            () = self.watch().differs(known.cloned()) => {}
+        }
+    }
+
+    /// Watches the lease from now on.
+    fn watch(&mut self) -> &mut LeaseWatch {
+        let (leaser, pause) = (&self.leaser, self.options.reconnect_delay);
+        self.watch.get_or_insert_with(|| LeaseWatch::start(Arc::clone(leaser), pause))
+    }
+
     /// What the node is to be now; else why it is nothing.
-    async fn ask(&self) -> Result<Role, String> {
+    async fn ask(&mut self) -> Result<Role, Nothing> {
         let (id, kind) = (self.id(), self.leaser.kind());
+        if let Some(lease_id) = self.offered.take() {
+            tracing::info!("{id}: acquiring existing lease from handoff");
+            return match self.leaser.acquire_existing(&lease_id).await {
+                Ok(lease) => Ok(Role::Leads { lease, last_reign: 0 }),
+                Err(err) => Err(self.later(format!(
+                    "{id}: cannot acquire existing lease from handoff, retrying: {err}"
+                ))),
+            };
+        }
         let cluster = self.leaser.cluster_id().await.map_err(|err| {
-            format!("cannot fetch cluster ID from \"{kind}\" lease, retrying: {err}")
+            self.later(format!("cannot fetch cluster ID from \"{kind}\" lease, retrying: {err}"))
         })?;
         let shown = cluster.as_ref().map(ClusterId::to_string).unwrap_or_default();
         let admission = admit(self.store.cluster_id().as_ref(), cluster.as_ref());
         match admission {
             Admission::Member => {}
-            Admission::Guest => tracing::info!(
+            Admission::Guest => self.tell(format!(
                 "cannot become primary, local node has no cluster ID and \"{kind}\" lease already initialized with cluster ID {shown}"
-            ),
+            )),
             Admission::Stranger => {
-                return Err(format!(
+                return Err(self.later(format!(
                     "cannot connect, \"{kind}\" lease already initialized with different ID: {shown}"
-                ));
+                )));
             }
         }
         match (self.leaser.primary_info().await, admission) {
+            // Held in an earlier life, or until this node couldn't renew it.
+            (Ok(primary), Admission::Member)
+                if self.options.candidate && primary == *self.leaser.own_info() =>
+            {
+                self.acquire(0).await
+            }
             (Ok(primary), _) => Ok(Role::Follows(primary)),
-            (Err(err), Admission::Guest) => Err(format!("cannot find primary, retrying: {err}")),
-            (Err(err @ LeaseError::NoPrimary), _) if !self.options.candidate => Err(format!(
-                "{id}: cannot find primary & ineligible to become primary, retrying: {err}"
-            )),
-            (Err(LeaseError::NoPrimary), _) => self.acquire().await,
+            (Err(err), Admission::Guest) => {
+                Err(self.later(format!("cannot find primary, retrying: {err}")))
+            }
+            (Err(err @ LeaseError::NoPrimary), _) if !self.options.candidate => {
+                Err(self.later(format!(
+                    "{id}: cannot find primary & ineligible to become primary, retrying: {err}"
+                )))
+            }
+            (Err(LeaseError::NoPrimary), _) => self.stand().await,
             (Err(err), _) => {
-                Err(format!("{id}: cannot acquire lease or find primary, retrying: {err}"))
+                Err(self
+                    .later(format!("{id}: cannot acquire lease or find primary, retrying: {err}")))
             }
         }
     }
 
-    async fn acquire(&self) -> Result<Role, String> {
+    /// Nobody holds the lease: takes it, unless another candidate should.
+    async fn stand(&mut self) -> Result<Role, Nothing> {
+        let id = self.id();
+        let free_since = *self.free_since.get_or_insert_with(Instant::now);
+        let own = Candidate {
+            progress: self.store.progress(),
+            was_live: self.live_until.is_some_and(|until| until.elapsed() < LIVE_FOR),
+            allow_stale: self.options.allow_stale_promotion,
+        };
+        let failed = |err| format!("{id}: cannot acquire lease or find primary, retrying: {err}");
+        let stand = || self.leaser.stand(own.progress);
+        let mut known = stand().await.map_err(|err| self.later(failed(err)))?;
+        if known.reached.is_some() {
+            // Others hear of the free lease in the same moment.
+            tokio::time::sleep(SETTLE).await;
+            known = stand().await.map_err(|err| self.later(failed(err)))?;
+        }
+        match judge(own, known, free_since.elapsed()) {
+            Verdict::Take => self.acquire(known.reached.map_or(0, |reached| reached.reign)).await,
+            Verdict::Yield => Err(Nothing {
+                why: format!("{id}: another candidate may have more than this node, waiting for it"),
+                wait: SETTLE,
+            }),
+            Verdict::Stale => Err(self.later(format!(
+                "{id}: not taking the free lease: this node has {} transactions as of reign {}, but the cluster had reached {} in reign {}; \
+                 start a node that has them, or set lease.allow-stale-promotion to go on without them",
+                own.progress.transactions,
+                own.progress.reign,
+                known.reached.unwrap_or_default().transactions,
+                known.reached.unwrap_or_default().reign,
+            ))),
+        }
+    }
+
+    async fn acquire(&mut self, last_reign: u64) -> Result<Role, Nothing> {
         let taken = match self.leaser.acquire().await {
-            Ok(lease) => return Ok(Role::Leads(lease)),
+            Ok(lease) => return Ok(Role::Leads { lease, last_reign }),
             // Somebody was faster.
             Err(LeaseError::PrimaryExists) => self.leaser.primary_info().await.map(Role::Follows),
             Err(err) => Err(err),
         };
-        taken.map_err(|err| {
+        let why = |err: &LeaseError| {
             format!("{}: cannot acquire lease or find primary, retrying: {err}", self.id())
-        })
+        };
+        match taken {
+            Ok(role) => Ok(role),
+            Err(err @ (LeaseError::NotYet | LeaseError::NoPrimary)) => {
+                Err(Nothing { why: why(&err), wait: NOT_YET_PAUSE })
+            }
+            Err(err) => {
+                let why = why(&err);
+                Err(self.later(why))
+            }
+        }
     }
 
-    async fn lead(&mut self, mut lease: Box<dyn Lease>, stop: &mut Stop) {
+    async fn lead(&mut self, lease: Box<dyn Lease>, last_reign: u64, stop: &mut Stop) {
         let id = self.id();
         let url = &self.leaser.own_info().advertise_url;
         tracing::info!("{id}: primary lease acquired, advertising as {url}");
-        let lost = match self.set_cluster_id().await {
+        self.free_since = None;
+        self.told.clear();
+        self.watch = None;
+        let (store, leaser, requests) = (&self.store, self.leaser.as_ref(), &mut self.requests);
+        refuse_all(requests);
+        let mut reign = Reign { store, leaser, lease, requests, stop };
+        let left = match reign.begin(last_reign).await {
             Ok(()) => {
-                self.store.become_primary_until(lease.deadline());
                 self.ready.send_replace(true);
-                let lost = hold(&self.store, lease.as_mut(), stop).await;
-                self.store.become_replica(None);
-                lost
+                reign.hold().await
             }
             Err(err) => Err(err),
         };
+        reign.end().await;
+        let lease = reign.lease;
+        refuse_all(&mut self.requests);
+        self.backoff.reset();
+        if let Ok(Left::HandedOver) = left {
+            tracing::info!("{id}: exiting primary, preserving lease for handoff");
+            return;
+        }
         tracing::info!("{id}: exiting primary, destroying lease");
         if let Err(err) = lease.release().await {
             tracing::warn!("{id}: cannot remove lease: {err}");
         }
-        if let Err(err) = lost {
-            tracing::warn!("{id}: primary lease lost, retrying: {err}");
+        match left {
+            Ok(Left::Demoted) => {
+                let delay = self.options.demote_delay;
+                tracing::info!("{id}: waiting for {delay:?} after demotion");
+                stop.or(self.pause(delay, None)).await;
+            }
+            Ok(_) => {}
+            Err(err) => tracing::warn!("{id}: primary lease lost, retrying: {err}"),
         }
-    }
-
-    /// Sees to it that node and lease have the same cluster ID. It is stored last: once there, it is for good.
-    async fn set_cluster_id(&self) -> Result<(), LeadError> {
-        let local = self.store.cluster_id();
-        let known = local.is_some();
-        let id = local.unwrap_or_else(|| ClusterId::from_random(self.store.random()));
-        if self.leaser.cluster_id().await.map_err(LeadError::LeaseId)?.is_none() {
-            self.leaser.set_cluster_id(&id).await.map_err(LeadError::LeaseId)?;
-            let kind = self.leaser.kind();
-            tracing::info!("set cluster id on \"{kind}\" lease \"{id}\"");
-        }
-        if !known {
-            self.store.adopt_cluster_id(&id).map_err(LeadError::LocalId)?;
-        }
-        Ok(())
     }
 
     async fn follow(&mut self, primary: &PrimaryInfo, stop: &mut Stop) {
         let id = self.id();
         let PrimaryInfo { hostname, advertise_url } = primary;
-        tracing::info!(
+        self.tell(format!(
             "{id}: existing primary found ({hostname}), connecting as replica to \"{advertise_url}\""
-        );
+        ));
+        self.free_since = None;
+        refuse_all(&mut self.requests);
         self.store.become_replica(Some(primary.clone()));
         let ended = self.stream(primary, stop).await;
         self.store.become_replica(None);
         match ended {
+            Ok(Some(lease_id)) => self.offered = Some(lease_id),
             _ if stop.is_told() => {}
-            Ok(()) => tracing::info!("{id}: disconnected from primary, retrying"),
+            Ok(None) => tracing::info!("{id}: disconnected from primary, retrying"),
             Err(err) => {
-                tracing::warn!("{id}: disconnected from primary with error, retrying: {err}");
+                self.tell(format!("{id}: disconnected from primary with error, retrying: {err}"));
             }
         }
     }
 
-    async fn stream(&mut self, primary: &PrimaryInfo, stop: &mut Stop) -> Result<(), FollowError> {
-        let connect = Following::connect(&self.store, primary, &self.options);
-        let Some(following) = stop.or(connect).await else { return Ok(()) };
-        let (following, since) = (following?, Instant::now());
-        let ended = following.run(self.ready.clone(), stop.told()).await;
+    /// Follows until the stream ends, or the lease names another; the result is a lease that was handed over.
+    async fn stream(
+        &mut self,
+        primary: &PrimaryInfo,
+        stop: &mut Stop,
+    ) -> Result<Option<String>, FollowError> {
+        let (caught_up, has_caught_up) = watch::channel(false);
+        let (store, ready, options) =
+            (Arc::clone(&self.store), self.ready.clone(), self.options.clone());
+        let replaced = self.watch().differs(Some(primary.clone()));
+        let mut leave = std::pin::pin!(async {
+            tokio::select! {
+                () = stop.told() => {}
+                () = replaced => {}
+            }
+        });
+        let following = tokio::select! {
+            connected = Following::connect(&store, primary, &options) => connected?,
+            () = &mut leave => return Ok(None),
+        };
+        let since = Instant::now();
+        let ended = following.run(ready, caught_up, leave).await;
+        self.told.clear();
         // A stream that breaks at once, again and again, is no success.
         if since.elapsed() > self.options.reconnect_delay {
             self.backoff.reset();
         }
+        if *has_caught_up.borrow() {
+            self.live_until = Some(Instant::now());
+        }
         ended
+    }
+
+    /// Says it, unless it was the last thing that was said.
+    fn tell(&mut self, what: String) {
+        if self.told != what {
+            tracing::info!("{what}");
+            self.told = what;
+        }
+    }
+
+    fn later(&self, why: String) -> Nothing {
+        Nothing { why, wait: self.options.reconnect_delay }
     }
 
     fn id(&self) -> String {
@@ -254,44 +429,38 @@ impl RoleLoop {
 }
 
 enum Role {
-    Leads(Box<dyn Lease>),
+    /// `last_reign` is the number of the last reign that the lease knows of.
+    Leads {
+        lease: Box<dyn Lease>,
+        last_reign: u64,
+    },
     Follows(PrimaryInfo),
 }
 
-/// Why a lease is given up.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-enum LeadError {
-    #[error("set leaser cluster id: {0}")]
-    LeaseId(#[source] LeaseError),
-    #[error("set local cluster id: {}", chain(.0))]
-    LocalId(#[source] Error),
-    #[error(transparent)]
-    Lost(#[from] LeaseError),
+/// No role, and when to ask again.
+struct Nothing {
+    why: String,
+    wait: Duration,
 }
 
-/// Renews the lease half-way to its deadline, until it is lost or there is reason to stop.
-async fn hold(store: &Store, lease: &mut dyn Lease, stop: &mut Stop) -> Result<(), LeadError> {
-    loop {
-        let Some(deadline) = lease.deadline() else {
-            stop.told().await;
-            return Ok(());
-        };
-        let half = deadline.saturating_duration_since(Instant::now()) / 2;
-        if stop.or(tokio::time::sleep(half)).await.is_none() {
-            return Ok(());
-        }
-        match lease.renew(Progress::default()).await {
-            Ok(()) => store.become_primary_until(lease.deadline()),
-            Err(err @ LeaseError::Expired) => return Err(err.into()),
-            Err(err) if Instant::now() + RENEW_DELAY < deadline => {
-                tracing::warn!("{:016X}: lease renewal error, retrying: {err}", store.node_id());
-                if stop.or(tokio::time::sleep(RENEW_DELAY)).await.is_none() {
-                    return Ok(());
-                }
-            }
-            Err(_) => return Err(LeaseError::Expired.into()),
-        }
+/// Only a primary grants wishes.
+fn refuse_all(requests: &mut mpsc::Receiver<Request>) {
+    while let Ok(request) = requests.try_recv() {
+        // Who asked may have given up.
+        let _ = request.answer.send(Err(ControlError::NotPrimary));
+    }
+}
+
+/// Work that may wait for the disk, or for SQLite's locks.
+async fn off_thread<T: Send + 'static>(
+    store: &Arc<Store>,
+    work: impl FnOnce(&Store) -> T + Send + 'static,
+) -> T {
+    let store = Arc::clone(store);
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(done) => done,
+        // A task of this kind isn't cancelled; it ends early by a panic only.
+        Err(err) => std::panic::resume_unwind(err.into_panic()),
     }
 }
 
@@ -320,7 +489,15 @@ impl Stop {
     }
 }
 
-const RENEW_DELAY: Duration = Duration::from_secs(1);
+/// How long candidates that hear of a free lease give each other to say so.
+const SETTLE: Duration = Duration::from_millis(100);
+/// What is known of the lease may be older than what the node has just heard otherwise.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// Between two attempts to get a lease that is about to be had.
+const NOT_YET_PAUSE: Duration = Duration::from_millis(50);
+/// How long after the end of its stream a replica counts as one that followed to the end: a lease that isn't renewed
+/// takes its time to run out.
+const LIVE_FOR: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ use super::apply::{StoreTarget, run};
 use super::queue::{Ended, Feed, Step, queue};
 use super::role::{StreamId, check_stream};
 use crate::error::{Error, chain};
-use crate::http::client::{ClientError, NodeUrl, ReplicationStream};
+use crate::http::client::{ClientError, Hello, NodeUrl, ReplicationStream};
 use crate::http::frames::{Event, Frame, FrameDecoder, FrameError, PositionMap};
 use crate::metrics::Traffic;
 use crate::store::Store;
@@ -64,11 +64,15 @@ impl Following {
         let node = NodeUrl::parse(url).map_err(failed)?;
         let positions =
             store.databases().iter().map(|db| (db.name().clone(), db.received_pos())).collect();
-        let (positions, filter) = (PositionMap(positions), &options.databases);
+        let positions = PositionMap(positions);
+        let hello = Hello {
+            node_id: store.node_id(),
+            candidate: options.candidate,
+            positions: &positions,
+            filter: &options.databases,
+        };
         let stream =
-            ReplicationStream::open(&node, store.node_id(), &positions, filter, options.timeouts)
-                .await
-                .map_err(failed)?;
+            ReplicationStream::open(&node, hello, options.timeouts).await.map_err(failed)?;
         let local = store.cluster_id();
         match check_stream(local.as_ref(), stream.cluster_id()) {
             StreamId::Same => {}
@@ -83,14 +87,17 @@ impl Following {
         Ok(Following { store: Arc::clone(store), stream })
     }
 
-    /// Follows until the stream ends or `stop` is done. What was received is applied when this returns.
+    /// Follows until the stream ends or `stop` is done; both senders are told when this node has all that the primary had.
+    /// What was received is applied when this returns. The result is the lease, if the primary hands it over.
     pub(super) async fn run(
         mut self,
         ready: watch::Sender<bool>,
+        caught_up: watch::Sender<bool>,
         stop: impl Future<Output = ()>,
-    ) -> Result<(), FollowError> {
+    ) -> Result<Option<String>, FollowError> {
         let (feed, inbox) = queue();
-        let target = StoreTarget { store: Arc::clone(&self.store), ready };
+        let reign = self.stream.reign();
+        let target = StoreTarget { store: Arc::clone(&self.store), ready, caught_up, reign };
         let received = self.store.metrics().received(Traffic::Stream);
         let (tell, mut ended) = oneshot::channel();
         thread::Builder::new()
@@ -142,12 +149,12 @@ async fn read(
 }
 
 trait Applied {
-    fn unwrap_or_panicked(self) -> Result<(), FollowError>;
+    fn unwrap_or_panicked(self) -> Result<Option<String>, FollowError>;
 }
 
 /// A thread that ends without a word has panicked.
-impl Applied for Result<Result<(), Error>, oneshot::error::RecvError> {
-    fn unwrap_or_panicked(self) -> Result<(), FollowError> {
+impl Applied for Result<Result<Option<String>, Error>, oneshot::error::RecvError> {
+    fn unwrap_or_panicked(self) -> Result<Option<String>, FollowError> {
         Ok(self.map_err(|_| FollowError::Panicked)??)
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use litefs_lease::StaticLeaser;
+use litefs_lease::{Progress, StaticLeaser};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -9,6 +9,9 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::http::rig::Rig;
 use crate::store::{Event, Lag, Role as StoreRole, StoreOptions};
+
+mod handover;
+mod place;
 
 struct Node {
     store: Arc<Store>,
@@ -225,7 +228,7 @@ const TERM: Duration = Duration::from_millis(40);
 async fn a_lease_is_renewed_and_its_loss_ends_the_role() {
     let released = Arc::<AtomicU32>::default();
     let info = PrimaryInfo { hostname: "a".into(), advertise_url: "http://a".into() };
-    let leaser = Moody { info, renewals: 3, released: Arc::clone(&released) };
+    let leaser = Moody { info, renewals: 4, released: Arc::clone(&released) };
     let dir = tempfile::tempdir().unwrap();
     let store = StoreOptions::new(dir.path()).open().unwrap();
     let mut events = store.events();
@@ -233,7 +236,10 @@ async fn a_lease_is_renewed_and_its_loss_ends_the_role() {
     let node = Node::start_on(store, dir, leaser, quick());
     role(&mut events, |is_primary, _| is_primary).await;
     role(&mut events, |is_primary, _| !is_primary).await;
-    assert!(began.elapsed() >= TERM / 2 * 4, "three renewals and the failed one");
+    assert!(
+        began.elapsed() >= TERM / 2 * 4,
+        "one at the beginning, three more, and the failed one"
+    );
     limited(async {
         while released.load(Ordering::Acquire) == 0 {
             tokio::task::yield_now().await;

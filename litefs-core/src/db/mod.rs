@@ -31,6 +31,7 @@ mod diverged;
 mod encode;
 mod files;
 mod halt;
+mod handover;
 mod history;
 mod import;
 mod known;
@@ -72,6 +73,7 @@ use plan::{Logged, Plan, WalPages};
 pub use apply::Applied;
 pub use files::{OpenFile, OpenHow};
 pub(crate) use halt::{Forward, ForwardError, HaltError, HaltLock, HaltTurn};
+pub(crate) use handover::HeldWriters;
 pub use history::{History, Next};
 pub use import::ImportError;
 pub(crate) use import::{SPOOL_PREFIX, Spooled, remove_spooled};
@@ -126,6 +128,8 @@ pub struct Database {
     halt_turn: Mutex<HaltTurn>,
     /// Whether files and log were found to differ, so that only a snapshot helps.
     diverged: AtomicBool,
+    /// Whether transactions that were received while the node was a replica aren't applied yet.
+    behind: AtomicBool,
     /// Whether the note of own transactions is there.
     own_noted: AtomicBool,
     capture: Mutex<Capture>,
@@ -223,6 +227,7 @@ impl Database {
             lent: Lent::default(),
             halt_turn: Mutex::default(),
             diverged: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             own_noted: AtomicBool::new(has_own),
             capture: Mutex::default(),
             files: Mutex::default(),
@@ -259,6 +264,12 @@ impl Database {
     /// Pages after the last committed transaction; 0 if there was none or it was dropped.
     pub fn page_count(&self) -> PageCount {
         self.published.read().logged.count
+    }
+
+    /// Bytes after the last committed transaction; 0 if there was none or it was dropped.
+    pub fn size(&self) -> u64 {
+        let Logged { page_size, count, .. } = self.published.read().logged;
+        page_size.map_or(0, |page_size| count.len_bytes(page_size))
     }
 
     /// When the last transaction was committed.
@@ -325,6 +336,9 @@ impl Database {
         })?;
         if let Health::ReadOnly { reason } = &*self.health.read() {
             return Err(Error::Failed { db: self.name.clone(), reason: reason.clone() });
+        }
+        if self.behind.load(Ordering::Acquire) {
+            return Err(Error::InUse { db: self.name.clone() });
         }
         if self.log_blocked.load(Ordering::Acquire) {
             self.drain()?;

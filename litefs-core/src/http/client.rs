@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::frames::PositionMap;
+use super::{CANDIDATE_HEADER, REIGN_HEADER};
 use crate::types::DbName;
 
 /// Where a node is reached. Path and query of the URL don't matter.
@@ -39,10 +40,24 @@ pub struct Timeouts {
     pub silence: Duration,
 }
 
+/// What a replica says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Hello<'a> {
+    /// Its node ID.
+    pub node_id: u64,
+    /// Whether it would take the lease.
+    pub candidate: bool,
+    /// What it has.
+    pub positions: &'a PositionMap,
+    /// The databases that it wants; all, if empty.
+    pub filter: &'a [DbName],
+}
+
 /// A replication stream from a primary.
 #[derive(Debug)]
 pub struct ReplicationStream {
     cluster_id: Option<String>,
+    reign: Option<u64>,
     body: Incoming,
     silence: Duration,
     _connection: Connection,
@@ -98,26 +113,30 @@ impl NodeUrl {
 }
 
 impl ReplicationStream {
-    /// Asks a primary for all that `positions` lacks; of the databases in `filter` only, unless that is empty.
+    /// Asks a primary for all that the replica lacks.
     ///
     /// # Errors
     /// If it can't be reached, or refuses.
     pub async fn open(
         url: &NodeUrl,
-        node_id: u64,
-        positions: &PositionMap,
-        filter: &[DbName],
+        hello: Hello<'_>,
         timeouts: Timeouts,
     ) -> Result<ReplicationStream, ClientError> {
+        let Hello { node_id, candidate, positions, filter } = hello;
         let (mut requests, connection) = timeout(timeouts.connect, connect(url)).await??;
-        let request = Request::post(stream_uri(url, filter))
-            .header("litefs-id", format!("{node_id:016X}"))
+        let mut request =
+            Request::post(stream_uri(url, filter)).header("litefs-id", format!("{node_id:016X}"));
+        if candidate {
+            request = request.header(CANDIDATE_HEADER, "true");
+        }
+        let request = request
             .body(Full::new(Bytes::from(positions.encode())))
             .map_err(|_| ClientError::Url(url.authority.clone()))?;
         let response = timeout(timeouts.connect, requests.send_request(request)).await??;
         match response.status() {
             StatusCode::OK => Ok(ReplicationStream {
-                cluster_id: cluster_id(&response),
+                cluster_id: header(&response, "litefs-cluster-id"),
+                reign: header(&response, REIGN_HEADER).and_then(|text| text.parse().ok()),
                 body: response.into_body(),
                 silence: timeouts.silence,
                 _connection: connection,
@@ -129,6 +148,11 @@ impl ReplicationStream {
     /// The primary's cluster, as it says.
     pub fn cluster_id(&self) -> Option<&str> {
         self.cluster_id.as_deref()
+    }
+
+    /// The primary's reign, if it says.
+    pub fn reign(&self) -> Option<u64> {
+        self.reign
     }
 
     /// The next bytes, never empty; `None` at the end. Cancel-safe.
@@ -190,6 +214,9 @@ pub enum ClientError {
         /// In its words.
         text: String,
     },
+    /// It answered something else than was asked for.
+    #[error("the answer isn't understood")]
+    Answer,
     /// Not even heartbeats came any more.
     #[error("no heartbeat for {0:?}")]
     Silence(Duration),
@@ -239,9 +266,9 @@ pub(super) fn percent_encode(text: &str) -> String {
     })
 }
 
-fn cluster_id(response: &Response<Incoming>) -> Option<String> {
-    let id = response.headers().get("litefs-cluster-id")?.to_str().ok()?;
-    Some(id.to_owned()).filter(|id| !id.is_empty())
+fn header(response: &Response<Incoming>, name: &str) -> Option<String> {
+    let text = response.headers().get(name)?.to_str().ok()?;
+    Some(text.to_owned()).filter(|text| !text.is_empty())
 }
 
 /// What may be on its way: enough for a fast network that is far. It is also what a slow replica holds in memory.

@@ -12,13 +12,17 @@
 //! | `POST /tx?name=&lockID=` | the body becomes a transaction of that replica |
 //! | `GET /events` | what happens, a line of JSON each |
 //! | `POST /stream` | to a replica: what it lacks, then what is committed |
+//! | `POST /promote`, `/handoff`, `/demote` | who is to be the primary |
+//! | `GET /status` | the node, its databases and streams as JSON |
 //! | `/metrics` | counters and times, for Prometheus |
 //! | `/debug/vars` | positions and locks as JSON |
 //!
-//! Every answer of the first seven names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
+//! Every answer but the last two names the node (`Litefs-Id`) and its cluster (`Litefs-Cluster-Id`).
 
 mod body;
+pub mod calls;
 pub mod client;
+mod control;
 mod events;
 mod export;
 pub(crate) mod forward;
@@ -29,6 +33,7 @@ mod metrics;
 #[cfg(test)]
 pub(crate) mod rig;
 mod serve;
+mod status;
 mod stream;
 pub mod transfer;
 mod vars;
@@ -41,11 +46,14 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::cluster::Control;
 use crate::store::Store;
 
 pub use serve::serve;
+pub use status::{DatabaseStatus, PrimaryStatus, Status, StreamStatus};
+use stream::CANDIDATE_HEADER;
 
 /// What a node says of itself that its store doesn't know.
 #[derive(Debug, Clone)]
@@ -54,6 +62,8 @@ pub struct NodeInfo {
     pub candidate: bool,
     /// Its host name, told while it is the primary.
     pub hostname: String,
+    /// The role loop, which is asked to hand over; `None` if there is none.
+    pub control: Option<Control>,
 }
 
 /// The interface of a node.
@@ -68,6 +78,10 @@ pub fn router(store: Arc<Store>, node: NodeInfo) -> Router {
         .route("/tx", post(halt::tx).layer(DefaultBodyLimit::disable()))
         .route("/events", get(events::events))
         .route("/stream", post(stream::stream))
+        .route("/promote", post(control::promote))
+        .route("/handoff", post(control::hand_off))
+        .route("/demote", post(control::demote))
+        .route("/status", get(status::status))
         .method_not_allowed_fallback(|| async {
             text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n")
         })
@@ -84,20 +98,28 @@ struct AppState {
     node: Arc<NodeInfo>,
 }
 
-#[derive(Serialize)]
+/// The answer to `GET /info`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Info {
-    #[serde(rename = "clusterID", skip_serializing_if = "Option::is_none")]
-    cluster_id: Option<String>,
-    is_primary: bool,
-    candidate: bool,
-    path: String,
-    primary: Primary,
+pub struct Info {
+    /// The cluster, once there is one.
+    #[serde(rename = "clusterID", skip_serializing_if = "Option::is_none", default)]
+    pub cluster_id: Option<String>,
+    /// Whether it is the primary.
+    pub is_primary: bool,
+    /// Whether it may become it.
+    pub candidate: bool,
+    /// The data directory.
+    pub path: String,
+    /// The primary that it knows.
+    pub primary: InfoPrimary,
 }
 
-#[derive(Serialize)]
-struct Primary {
-    hostname: String,
+/// The primary in [`Info`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InfoPrimary {
+    /// Its host name; empty if there is none.
+    pub hostname: String,
 }
 
 async fn info(State(state): State<AppState>) -> Response {
@@ -113,7 +135,7 @@ async fn info(State(state): State<AppState>) -> Response {
         is_primary,
         candidate: node.candidate,
         path: store.data_dir().display().to_string(),
-        primary: Primary { hostname },
+        primary: InfoPrimary { hostname },
     };
     match serde_json::to_string_pretty(&info) {
         Ok(json) => text(StatusCode::OK, json + "\n"),
@@ -126,6 +148,9 @@ async fn name_node(State(state): State<AppState>, request: Request, next: Next) 
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&format!("{:016X}", state.store.node_id())) {
         headers.insert("litefs-id", id);
+    }
+    if let reign @ 1.. = state.store.reign() {
+        headers.insert(REIGN_HEADER, reign.into());
     }
     if let Some(Ok(id)) = state.store.cluster_id().map(|id| HeaderValue::from_str(&id.to_string()))
     {
@@ -143,6 +168,9 @@ fn error(method: &str, path: &str, status: StatusCode, message: &str) -> Respons
         .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
+
+/// With it a node says in which reign it last had all. The original neither sends nor reads it.
+const REIGN_HEADER: &str = "litefs-reign";
 
 fn text(status: StatusCode, body: impl Into<String>) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body.into()).into_response()

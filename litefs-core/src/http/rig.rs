@@ -26,7 +26,7 @@ impl Rig {
         let store = StoreOptions::new(dir.path()).open().unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let node = NodeInfo { candidate: true, hostname: "here".into() };
+        let node = NodeInfo { candidate: true, hostname: "here".into(), control: None };
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(serve(listener, router(Arc::clone(&store), node), async {
             drop(stopped.await);

@@ -31,7 +31,7 @@ impl Answer {
 }
 
 async fn ask(rig: &Rig, method: &str, path: &str, body: impl Into<Body>) -> Answer {
-    let node = NodeInfo { candidate: true, hostname: "here".into() };
+    let node = NodeInfo { candidate: true, hostname: "here".into(), control: None };
     let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
     let response = router(Arc::clone(&rig.store), node).oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
@@ -214,7 +214,7 @@ async fn a_body_that_breaks_is_not_imported() {
 #[tokio::test]
 async fn events_have_the_originals_shapes() {
     let rig = Rig::primary().await;
-    let node = NodeInfo { candidate: true, hostname: "here".into() };
+    let node = NodeInfo { candidate: true, hostname: "here".into(), control: None };
     let request = Request::builder().uri("/events").body(Body::empty()).unwrap();
     let response = router(Arc::clone(&rig.store), node).oneshot(request).await.unwrap();
     assert_eq!(response.headers()["content-type"], "application/json");
@@ -241,7 +241,7 @@ async fn events_have_the_originals_shapes() {
 #[tokio::test]
 async fn a_client_that_reads_no_events_is_disconnected() {
     let rig = Rig::primary().await;
-    let node = NodeInfo { candidate: true, hostname: "here".into() };
+    let node = NodeInfo { candidate: true, hostname: "here".into(), control: None };
     let request = Request::builder().uri("/events").body(Body::empty()).unwrap();
     let response = router(Arc::clone(&rig.store), node).oneshot(request).await.unwrap();
     let mut body = response.into_body();

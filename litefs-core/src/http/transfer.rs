@@ -80,7 +80,7 @@ pub async fn upload(
 }
 
 /// The body of a good answer; what the node says, if it isn't one.
-async fn accepted(response: Response<Incoming>) -> Result<Incoming, ClientError> {
+pub(super) async fn accepted(response: Response<Incoming>) -> Result<Incoming, ClientError> {
     let status = response.status();
     if status == StatusCode::OK {
         return Ok(response.into_body());

@@ -66,6 +66,8 @@ pub struct Changed {
     pub databases: BTreeSet<DbName>,
     /// The node's role is, or was, another one.
     pub role: bool,
+    /// There is something for this replica that isn't a transaction.
+    pub nudged: bool,
     /// Nothing comes any more.
     pub closed: bool,
 }
@@ -194,6 +196,11 @@ impl Changes {
             // An error means that the last receiver has just gone.
             let _ = self.events.send(event());
         }
+    }
+
+    /// Wakes each subscription, for what it finds elsewhere.
+    pub(super) fn nudge(&self) {
+        self.each_inbox(|changed| changed.nudged = true);
     }
 
     /// The node's role changed.

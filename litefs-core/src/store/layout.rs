@@ -3,6 +3,8 @@
 //! ```text
 //! <data>/lock                 held by the process that uses the directory
 //! <data>/clusterid
+//! <data>/identity             tells this data directory from all others
+//! <data>/reign                the reign in which the node last had all that the primary had
 //! <data>/import-…             a database that is being imported, before it has come whole
 //! <data>/dbs/<db>/database    the SQLite file                     <db>
 //!                 journal     its rollback journal                <db>-journal
@@ -20,7 +22,7 @@
 //!                 spill       old pages for an open snapshot; its name is removed at once
 //! ```
 //!
-//! Same as the original but for imports and the last nine; its `ltx/` is read where it is.
+//! Same as the original but for identity, reign, imports and the last nine; its `ltx/` is read where it is.
 
 use std::path::{Path, PathBuf};
 
@@ -58,6 +60,14 @@ impl DataPaths {
 
     pub(crate) fn cluster_id(&self) -> PathBuf {
         self.0.join("clusterid")
+    }
+
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.0.join("identity")
+    }
+
+    pub(crate) fn reign(&self) -> PathBuf {
+        self.0.join("reign")
     }
 
     /// A database that is being imported.

@@ -8,25 +8,27 @@
 //! directory, which it locks.
 
 mod changes;
+mod facts;
+mod followers;
 mod layout;
 mod retention;
+mod role;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::{Duration, SystemTime};
 
-use litefs_lease::{ClusterId, PrimaryInfo};
+use litefs_lease::ClusterId;
 use parking_lot::{Mutex, RwLock};
 
 use crate::authority::Authority;
 use crate::db::{Database, DbOptions, Durability, Peer, PeerSlot, Spooled, Worker, remove_spooled};
-use crate::env::{Env, LockGuard, OpenMode, SystemEnv};
+use crate::env::{Env, LockGuard, SystemEnv};
 use crate::error::{Error, IoContext};
 use crate::log::LogOptions;
-use crate::ltx::Timestamp;
 use crate::metrics::Metrics;
 use crate::types::{DbName, Pos};
 
@@ -37,6 +39,10 @@ use retention::RetentionThread;
 
 pub use crate::log::Retention;
 pub use changes::{Changed, Closer, Event, Events, Overflow, Subscription};
+pub use followers::Follower;
+pub(crate) use followers::{Followers, Place};
+use role::NEVER;
+pub use role::{Lag, Role};
 
 /// How to open a [`Store`].
 ///
@@ -145,38 +151,15 @@ pub struct Store {
     /// The primary's clock when it was last heard from, in ms; [`NEVER`] if it wasn't.
     primary_clock: AtomicI64,
     cluster_id: Mutex<Option<ClusterId>>,
+    identity: u64,
+    reign: AtomicU64,
+    followers: Arc<Followers>,
     databases: RwLock<BTreeMap<DbName, Arc<Database>>>,
     worker: Worker,
     peers: Arc<PeerSlot>,
     retention: Mutex<Option<RetentionThread>>,
     started: SystemTime,
     _lock: LockGuard,
-}
-
-/// What the node is in the cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Role {
-    /// It may write.
-    Primary,
-    /// It may not; whom it follows, if it has found one.
-    Replica {
-        /// The primary.
-        primary: Option<PrimaryInfo>,
-    },
-    /// Nothing was decided yet.
-    #[default]
-    Undecided,
-}
-
-/// How far a node's data may lie behind the primary's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lag {
-    /// It is the primary.
-    Primary,
-    /// It has not heard from a primary yet.
-    Unknown,
-    /// At least the time since it last heard from the primary.
-    Behind(Duration),
 }
 
 impl Store {
@@ -193,18 +176,22 @@ impl Store {
         remove_spooled(env.as_ref(), paths.dir())?;
         env.create_dir_all(&paths.databases()).at("create", paths.databases())?;
         let node_id = env.random();
+        let changes = Changes::new();
         let worker = Worker::start().at("start", paths.dir())?;
         let store = Arc::new(Store {
-            cluster_id: Mutex::new(read_cluster_id(env.as_ref(), &paths)?),
+            cluster_id: Mutex::new(facts::read_cluster_id(env.as_ref(), &paths)?),
             options: Arc::new(DbOptions {
                 compress: options.compress,
                 durability: options.durability,
                 strict_verify: options.strict_verify,
                 node_id,
                 log: options.log,
-                changes: Changes::new(),
+                changes: Arc::clone(&changes),
                 metrics: Arc::new(Metrics::new()),
             }),
+            identity: facts::identity(env.as_ref(), &paths)?,
+            reign: AtomicU64::new(facts::read_reign(env.as_ref(), &paths)?),
+            followers: Followers::new(changes),
             authority: Arc::new(Authority::new()),
             role: RwLock::default(),
             primary_clock: AtomicI64::new(NEVER),
@@ -309,46 +296,6 @@ impl Store {
         self.databases().iter().try_for_each(|db| db.sync_dir())
     }
 
-    /// The node may write from now on, without end.
-    pub fn become_primary(&self) {
-        self.become_primary_until(None);
-    }
-
-    /// The node may write, until `deadline` if there is one; also how a primary's deadline is moved on.
-    pub fn become_primary_until(&self, deadline: Option<Instant>) {
-        let before = std::mem::replace(&mut *self.role.write(), Role::Primary);
-        match deadline {
-            Some(deadline) => self.authority.grant_until(deadline),
-            None => self.authority.grant(),
-        }
-        if before != Role::Primary {
-            self.primary_clock.store(NEVER, Ordering::Release);
-            self.options.changes.role_changed(true, None);
-        }
-    }
-
-    /// The node may not write from now on.
-    pub fn become_replica(&self, primary: Option<PrimaryInfo>) {
-        self.authority.revoke();
-        let hostname = primary.as_ref().map(|p| p.hostname.clone());
-        let now = Role::Replica { primary };
-        let mut role = self.role.write();
-        let before = std::mem::replace(&mut *role, now.clone());
-        drop(role);
-        if before != now {
-            for db in self.databases() {
-                db.withdraw("the primary is another one, or was lost");
-                db.role_changed();
-            }
-            self.options.changes.role_changed(false, hostname);
-        }
-    }
-
-    /// The primary was heard from; `timestamp` is by its clock.
-    pub fn heard_from_primary(&self, timestamp: Timestamp) {
-        self.primary_clock.store(timestamp.as_millis(), Ordering::Release);
-    }
-
     /// Tells of new transactions and of changes of the role, from now on.
     pub fn subscribe(&self) -> Subscription {
         self.options.changes.subscribe()
@@ -364,45 +311,6 @@ impl Store {
         self.options.changes.events()
     }
 
-    /// What the node is.
-    pub fn role(&self) -> Role {
-        self.role.read().clone()
-    }
-
-    /// Whether it is the primary.
-    pub fn is_primary(&self) -> bool {
-        *self.role.read() == Role::Primary
-    }
-
-    /// The host name of the primary that this node follows.
-    pub fn primary_hostname(&self) -> Option<String> {
-        match &*self.role.read() {
-            Role::Replica { primary } => primary.as_ref().map(|p| p.hostname.clone()),
-            Role::Primary | Role::Undecided => None,
-        }
-    }
-
-    /// How far the node lies behind.
-    pub fn lag(&self) -> Lag {
-        match self.primary_timestamp() {
-            _ if self.is_primary() => Lag::Primary,
-            None => Lag::Unknown,
-            // A primary whose clock is ahead of ours is no reason for a negative lag.
-            Some(heard) => Lag::Behind(self.env.now().duration_since(heard).unwrap_or_default()),
-        }
-    }
-
-    /// When the primary was last heard from, by its clock; on the primary itself that is now.
-    pub fn primary_timestamp(&self) -> Option<SystemTime> {
-        if self.is_primary() {
-            return Some(self.env.now());
-        }
-        match self.primary_clock.load(Ordering::Acquire) {
-            NEVER => None,
-            millis => Some(Timestamp::from_millis(millis).to_system_time()),
-        }
-    }
-
     /// When the store was opened.
     pub fn started(&self) -> SystemTime {
         self.started
@@ -416,6 +324,11 @@ impl Store {
     /// The node's ID, made anew by each process.
     pub fn node_id(&self) -> u64 {
         self.options.node_id
+    }
+
+    /// A number that stays with the data directory.
+    pub fn identity(&self) -> u64 {
+        self.identity
     }
 
     /// The cluster's ID, once there is one.
@@ -446,14 +359,7 @@ impl Store {
             }
             None => {}
         }
-        let (path, dir) = (self.paths.cluster_id(), self.paths.dir());
-        let tmp = path.with_extension("tmp");
-        let file = self.env.open(&tmp, OpenMode::Create).at("create", &tmp)?;
-        file.set_len(0).at("truncate", &tmp)?;
-        file.write_at(format!("{id}\n").as_bytes(), 0).at("write", &tmp)?;
-        file.sync().at("sync", &tmp)?;
-        self.env.rename(&tmp, &path).at("rename", &tmp)?;
-        self.env.sync_dir(dir).at("sync", dir)?;
+        facts::write_cluster_id(self.env.as_ref(), &self.paths, id)?;
         *known = Some(id.clone());
         Ok(())
     }
@@ -509,22 +415,6 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.worker.stop();
     }
-}
-
-/// No time that a primary's clock can show.
-const NEVER: i64 = i64::MIN;
-
-fn read_cluster_id(env: &dyn Env, paths: &DataPaths) -> Result<Option<ClusterId>, Error> {
-    let path = paths.cluster_id();
-    let file = match env.open(&path, OpenMode::Existing) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e).at("open", path),
-    };
-    let mut text = [0; 64];
-    let n = file.read_at(&mut text, 0).at("read", &path)?;
-    let text = String::from_utf8_lossy(&text[..n]);
-    text.trim().parse().map(Some).map_err(|source| Error::ClusterId { path, source })
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ltx::Timestamp;
 
 /// The primary's clock counts, so the nodes' clocks may differ.
 #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use litefs_core::http::client::{NodeUrl, ReplicationStream, Timeouts};
+use litefs_core::http::client::{Hello, NodeUrl, ReplicationStream, Timeouts};
 use litefs_core::http::frames::{Event, Frame, FrameDecoder, PositionMap};
 use litefs_tests::bench::{Plan, clock, fill, median, memory, percentile};
 use litefs_tests::random::Random;
@@ -150,7 +150,9 @@ async fn load_slowly(url: String, stop: Arc<AtomicBool>) -> usize {
 async fn open(url: &str, id: u64) -> ReplicationStream {
     let timeouts = Timeouts { connect: Duration::from_secs(20), silence: Duration::from_secs(20) };
     let url = NodeUrl::parse(url).unwrap();
-    ReplicationStream::open(&url, id + 1, &PositionMap::default(), &[], timeouts).await.unwrap()
+    let positions = &PositionMap::default();
+    let hello = Hello { node_id: id + 1, candidate: false, positions, filter: &[] };
+    ReplicationStream::open(&url, hello, timeouts).await.unwrap()
 }
 
 fn runtime() -> Runtime {

@@ -14,6 +14,7 @@
 //! passed on also if the application fails on a signal; a second signal kills it.
 //! Source: `spec/cli-config.md` §5 and §6.
 
+mod lease;
 mod node;
 mod services;
 mod session;

@@ -5,16 +5,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use litefs_core::cluster::{Options, RoleLoop};
+use litefs_core::cluster::{Options, PromoteError, RoleLoop, promote};
 use litefs_core::db::Durability;
 use litefs_core::error::ErrorKind;
 use litefs_core::http::NodeInfo;
 use litefs_core::store::{Retention, Store, StoreOptions};
 use litefs_core::types::DbName;
 use litefs_fuse::{Mount, MountOptions};
-use litefs_lease::{Leaser, PrimaryInfo, StaticLeaser};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::lease::leaser;
 use super::services::{HttpServer, RoleThread};
 use super::start::{CloseError, StartError, holder, listen};
 use crate::config::{self, Config};
@@ -33,6 +33,16 @@ impl Node {
     /// Whether this node may become primary.
     pub(super) fn is_candidate(&self) -> bool {
         self.candidate
+    }
+
+    /// Whether it is the primary now.
+    pub(super) fn is_primary(&self) -> bool {
+        self.store.is_primary()
+    }
+
+    /// Has the primary hand over to this node. It becomes the primary a little later.
+    pub(super) fn promote(&self) -> Result<(), PromoteError> {
+        self.role.block_on(promote(&self.store))
     }
 
     /// Calls `ready` once the node is primary, or has what its primary had.
@@ -69,18 +79,17 @@ pub(super) fn start_node(config: &Config, skip_unmount: bool) -> Result<Node, St
     }
     raise_file_limit();
     let listener = config.http.listen_addr().map(listen).transpose()?;
-    if config.lease.r#type == "consul" {
-        return Err(StartError::Consul);
-    }
-    let leaser = static_leaser(config);
     let store = open_store(config)?;
+    let leaser = leaser(config, listener.as_ref(), store.identity())?;
 
     let candidate = config.lease.candidate;
-    let node = NodeInfo { candidate, hostname: leaser.own_info().hostname.clone() };
-    let role = RoleLoop::new(Arc::clone(&store), Arc::new(leaser), role_options(config));
-    // A primary by configuration may write from the moment that the mount is there. A replica opens files of the
-    // mount, so it follows only then.
-    let (mount, role) = if candidate {
+    let hostname = leaser.own_info().hostname.clone();
+    let role = RoleLoop::new(Arc::clone(&store), leaser, role_options(config));
+    let node = NodeInfo { candidate, hostname, control: Some(role.control()) };
+    // A primary by configuration may write from the moment that the mount is there. All others open files of the
+    // mount, so they begin only then.
+    let is_static = config.lease.r#type == "static";
+    let (mount, role) = if candidate && is_static {
         let role = RoleThread::start(role)?;
         role.wait_ready(MAX_WAIT);
         (mount_store(config, &store, skip_unmount)?, role)
@@ -108,21 +117,6 @@ fn mount_store(
     Ok(mount)
 }
 
-fn static_leaser(config: &Config) -> StaticLeaser {
-    let lease = &config.lease;
-    let info = PrimaryInfo {
-        hostname: lease.hostname.clone(),
-        advertise_url: lease.advertise_url.clone(),
-    };
-    tracing::info!(
-        "Using static primary: primary={} hostname={} advertise-url={}",
-        lease.candidate,
-        info.hostname,
-        info.advertise_url
-    );
-    StaticLeaser::new(lease.candidate, info)
-}
-
 fn role_options(config: &Config) -> Options {
     let lease = &config.lease;
     let defaults = Options::default();
@@ -131,6 +125,8 @@ fn role_options(config: &Config) -> Options {
         // Those that are no names were refused when the configuration was read.
         databases: lease.databases.iter().filter_map(|name| DbName::new(name).ok()).collect(),
         reconnect_delay: lease.reconnect_delay.positive().unwrap_or(defaults.reconnect_delay),
+        demote_delay: lease.demote_delay.positive().unwrap_or_default(),
+        allow_stale_promotion: lease.allow_stale_promotion,
         ..defaults
     }
 }

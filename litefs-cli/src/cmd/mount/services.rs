@@ -98,6 +98,11 @@ impl RoleThread {
         });
     }
 
+    /// Runs a call of its runtime on this thread.
+    pub(super) fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
+        self.runtime.block_on(call)
+    }
+
     /// Waits until the node is primary, or has what its primary had, but not for long.
     pub(super) fn wait_ready(&self, limit: Duration) {
         let (tell, told) = std::sync::mpsc::channel();

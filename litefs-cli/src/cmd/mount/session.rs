@@ -153,7 +153,23 @@ impl Session {
             }
         }
         tracing::info!("connected to cluster, ready");
+        self.promote();
         Ok(())
+    }
+
+    /// Has this node become the primary, if that is configured. Without success it goes on as it is.
+    fn promote(&self) {
+        let Some(node) = self.node.as_ref().filter(|_| self.config.lease.promote) else { return };
+        if !node.is_candidate() {
+            tracing::info!("node is not a candidate, skipping automatic promotion");
+        } else if node.is_primary() {
+            tracing::info!("node is already primary, skipping promotion");
+        } else {
+            tracing::info!("node is a candidate, automatically promoting to primary");
+            if let Err(err) = node.promote() {
+                tracing::error!("cannot promote: {err}");
+            }
+        }
     }
 
     /// All commands but the last run to completion, the last in the background.

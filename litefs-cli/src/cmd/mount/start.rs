@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use litefs_core::error::ErrorKind;
 use litefs_core::error::chain;
 use litefs_fuse::MountError;
+use litefs_lease::consul::ConsulOptionsError;
 use thiserror::Error;
 
 use crate::exec::{Exit, SpawnError};
@@ -17,9 +18,8 @@ use crate::ostext::os_text;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub(crate) enum StartError {
-    /// Comes later.
-    #[error("cannot init consul: lease.type consul is not supported yet")]
-    Consul,
+    #[error("cannot init consul: {0}")]
+    Consul(#[from] ConsulOptionsError),
     #[error(
         "cannot init http server: cannot open http server: listen tcp {addr}: {}",
         os_text(source)
@@ -56,9 +56,9 @@ impl StartError {
     /// What the user can do about it.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
-            StartError::Consul => {
-                Some("use `lease: {type: static}`, with candidate: true on the one primary")
-            }
+            StartError::Consul(_) => Some(
+                "lease.consul needs url and key; `litefs config check` shows what is in effect",
+            ),
             StartError::Listen { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse => Some(
                     "the port is taken, perhaps by another litefs; set http.addr to a free one, \

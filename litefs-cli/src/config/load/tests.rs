@@ -28,7 +28,8 @@ proxy: {addr: ':2', target: 'localhost:3', db: db, max-lag: 1s, debug: true, pas
         read-header-timeout: 3s, write-timeout: 4s, idle-timeout: 5s}
 lease: {type: static, hostname: h, advertise-url: 'http://h', candidate: false, promote: true,
         reconnect-delay: 2s, demote-delay: 3s, databases: [a, b],
-        consul: {url: 'http://c', key: k, ttl: 11s, lock-delay: 2s}}
+        allow-stale-promotion: true,
+        consul: {url: 'http://c', key: k, ttl: 11s, lock-delay: 2s, fast-failover: true}}
 backup: {type: file, path: /b, url: u, cluster: c, auth-token: t}
 log: {format: json, timestamp: true, debug: true}
 tracing: {enabled: false, path: /t, max-size: 1, max-count: 2, compress: false}

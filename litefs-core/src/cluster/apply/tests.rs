@@ -105,14 +105,14 @@ fn ready() -> Vec<Step> {
 }
 
 /// Runs a stream of these batches, all of which are there from the start.
-async fn outcome(batches: Vec<Vec<Step>>) -> (Vec<String>, Result<(), Error>) {
+async fn outcome(batches: Vec<Vec<Step>>) -> (Vec<String>, Result<Option<String>, Error>) {
     outcome_for(|witness| witness, batches).await
 }
 
 async fn outcome_for<T: Target>(
     target: impl FnOnce(Witness) -> T + Send + 'static,
     batches: Vec<Vec<Step>>,
-) -> (Vec<String>, Result<(), Error>) {
+) -> (Vec<String>, Result<Option<String>, Error>) {
     let (feed, inbox): (Feed, _) = queue();
     for steps in batches {
         feed.send(steps).await.unwrap();

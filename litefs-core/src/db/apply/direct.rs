@@ -132,7 +132,7 @@ impl Part {
 }
 
 /// Locks bytes exclusively, unless others hold them until `deadline`.
-pub(super) fn lock_by(
+pub(in crate::db) fn lock_by(
     deadline: Instant,
     file: &dyn PeerFile,
     bytes: Range<u64>,

@@ -59,6 +59,7 @@ use super::recover::logged_by;
 use super::{Database, FileKind, Health};
 
 use change::{Change, Pages, Target, checksum_after};
+pub(super) use direct::lock_by;
 use wal::WalSession;
 
 pub(super) use receive::read_pages;
@@ -122,6 +123,11 @@ impl Database {
         let mut applier = self.apply.lock();
         *applier = Applier::default();
         self.tell_halt_changed(&applier);
+    }
+
+    /// Lets go of SQLite's files, unless they hold a mixture of two states that nobody may see.
+    pub(super) fn end_session(&self) {
+        self.apply.lock().session = None;
     }
 
     pub(super) fn apply_all(&self, applier: &mut Applier) -> Result<Applied, Error> {

@@ -38,7 +38,7 @@ use tokio::sync::mpsc;
 
 use super::frames::{PositionMap, PositionMapError};
 use super::{AppState, error};
-use crate::store::Closer;
+use crate::store::{Closer, Follower};
 use crate::types::DbName;
 
 use outbox::Outbox;
@@ -80,6 +80,7 @@ async fn open(
     // From here on nothing that happens is missed.
     let subscription = store.subscribe();
     let closer = subscription.closer();
+    let candidate = request.headers().contains_key(CANDIDATE_HEADER);
     let peer = request.extensions().get().map(|ConnectInfo::<SocketAddr>(addr)| addr.to_string());
     let peer = peer.unwrap_or_default();
     let positions =
@@ -91,7 +92,9 @@ async fn open(
     let out = Outbox::new(to, std::sync::Arc::clone(&store));
     let wanted = Some(filter).filter(|_| !params.filter.is_empty());
     let streams = store.metrics().streams.clone();
-    let sender = Sender::new(store, subscription, out, positions.0, wanted);
+    let place =
+        store.followers().enter(Follower { node_id, addr: peer.clone(), candidate, sent: None });
+    let sender = Sender::new(store, subscription, place, out, positions.0, wanted);
     let run = move || {
         tracing::info!("{node_id:016X}: stream connected ({peer})");
         streams.inc();
@@ -149,6 +152,8 @@ impl http_body::Body for StreamBody {
     }
 }
 
+/// With it a replica says that it would take the lease. The original neither sends nor reads it.
+pub(crate) const CANDIDATE_HEADER: &str = "litefs-candidate";
 /// Blocks that wait for the network. With the one being filled they make what a replica costs in memory.
 const MAX_BLOCKS: usize = 3;
 /// How long a replica may take to say what it has.

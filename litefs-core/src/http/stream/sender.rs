@@ -1,4 +1,5 @@
-//! The thread of a stream: catches the replica up, then sends on what is committed.
+//! The thread of a stream: catches the replica up, then sends on what is committed, and at last the lease, if this replica
+//! is to have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -10,7 +11,7 @@ use crate::db::{Database, Next};
 use crate::error::{Error, chain};
 use crate::http::frames::{ChunkWriter, Frame};
 use crate::ltx::Timestamp;
-use crate::store::{Store, Subscription};
+use crate::store::{Place, Store, Subscription};
 use crate::types::{DbName, Pos, Txid};
 
 /// One replica, and how far it has come.
@@ -18,6 +19,7 @@ use crate::types::{DbName, Pos, Txid};
 pub(super) struct Sender {
     store: Arc<Store>,
     subscription: Subscription,
+    place: Place,
     out: Outbox,
     positions: BTreeMap<DbName, Option<Pos>>,
     /// `None`: all databases.
@@ -46,11 +48,12 @@ impl Sender {
     pub(super) fn new(
         store: Arc<Store>,
         subscription: Subscription,
+        place: Place,
         out: Outbox,
         positions: BTreeMap<DbName, Option<Pos>>,
         wanted: Option<BTreeSet<DbName>>,
     ) -> Sender {
-        Sender { store, subscription, out, positions, wanted }
+        Sender { store, subscription, place, out, positions, wanted }
     }
 
     /// Sends until there is a reason to end.
@@ -88,6 +91,7 @@ impl Sender {
             let next_heartbeat = Instant::now() + HEARTBEAT_INTERVAL;
             loop {
                 self.flush()?;
+                self.place.sent(self.sent());
                 let changed = self.subscription.wait(next_heartbeat);
                 if changed.closed {
                     return Err(Failure::Ended(Ended::Gone));
@@ -96,11 +100,30 @@ impl Sender {
                     return Ok(());
                 }
                 self.catch_up(changed.databases)?;
+                if changed.nudged && self.hand_over()? {
+                    return Ok(());
+                }
                 if Instant::now() >= next_heartbeat {
                     break;
                 }
             }
         }
+    }
+
+    /// Sends the lease, if this replica is to have it: after all that was committed.
+    fn hand_over(&mut self) -> Result<bool, Failure> {
+        let Some((lease_id, sent)) = self.place.take_offer() else { return Ok(false) };
+        self.out.frame(&Frame::Handoff { lease_id });
+        self.flush()?;
+        // Who waits for it may have given up.
+        let _ = sent.send(());
+        Ok(true)
+    }
+
+    /// The sum of the TXIDs that the replica has or was sent.
+    fn sent(&self) -> u64 {
+        let txid = |pos: &Option<Pos>| pos.map_or(0, |pos| pos.txid.as_u64());
+        self.positions.values().map(txid).fold(0, u64::saturating_add)
     }
 
     fn catch_up(&mut self, names: BTreeSet<DbName>) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::http::client::{ClientError, NodeUrl, ReplicationStream, Timeouts};
+use crate::http::client::{ClientError, Hello, NodeUrl, ReplicationStream, Timeouts};
 use crate::http::frames::{Event, Frame, FrameDecoder, PositionMap};
 use crate::http::rig::{Rig, name};
 use crate::ltx;
@@ -76,7 +76,9 @@ async fn open(
 ) -> Result<ReplicationStream, ClientError> {
     let map = positions.iter().map(|(db, pos)| (name(db), *pos)).collect();
     let url = NodeUrl::parse(&rig.url).unwrap();
-    ReplicationStream::open(&url, node_id, &PositionMap(map), filter, TIMEOUTS).await
+    let positions = &PositionMap(map);
+    let hello = Hello { node_id, candidate: false, positions, filter };
+    ReplicationStream::open(&url, hello, TIMEOUTS).await
 }
 
 fn ltx_items(db: &str, min: u64, pos: Pos) -> [Item; 3] {
@@ -266,7 +268,8 @@ async fn a_silent_primary_is_left() {
     let silence = Duration::from_millis(50);
     let timeouts = Timeouts { silence, ..TIMEOUTS };
     let map = PositionMap::default();
-    let mut stream = ReplicationStream::open(&url, 7, &map, &[], timeouts).await.unwrap();
+    let hello = Hello { node_id: 7, candidate: false, positions: &map, filter: &[] };
+    let mut stream = ReplicationStream::open(&url, hello, timeouts).await.unwrap();
     let ended = loop {
         match stream.next().await {
             Ok(Some(_)) => {}
