@@ -1,5 +1,7 @@
 //! The connection of a commit breaks at any byte: the application is told an error or the truth, and both sides get equal.
 
+use std::time::{Duration, Instant};
+
 use litefs_tests::cluster::eventually;
 use litefs_tests::node::LIMIT;
 use litefs_tests::proxy::Way;
@@ -92,4 +94,22 @@ fn a_transaction_that_loses_its_right_is_rolled_back() {
             assert_eq!(count(&here), 2, "{mode}");
         }
     }
+}
+
+/// The stream is missed before the commit's own deadline has come.
+#[test]
+fn a_commit_into_a_silent_network_fails_soon() {
+    let (cluster, there, here) = with_table("WAL", 1);
+    let lock = halt(&cluster.replica().node, "db");
+    sqlite::run(&here, "INSERT INTO t VALUES (1)");
+    cluster.replica().net.stall(true);
+    let began = Instant::now();
+    sqlite::try_run(&here, "INSERT INTO t VALUES (2)").unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    cluster.replica().net.stall(false);
+    drop(lock);
+    there.busy_timeout(Duration::from_secs(40)).unwrap();
+    sqlite::run(&there, "INSERT INTO t VALUES (3)");
+    cluster.converge("db");
+    assert!((2..=3).contains(&count(&here)));
 }
