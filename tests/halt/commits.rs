@@ -131,6 +131,7 @@ fn the_shape_of_a_database_changes_under_the_lock() {
     let lock = halt(&cluster.replica().node, "db");
     for sql in [
         "INSERT INTO t VALUES (randomblob(100000)), (randomblob(100000))",
+        "INSERT INTO t VALUES (randomblob(100000)); DELETE FROM t WHERE rowid = 1; VACUUM",
         "PRAGMA journal_mode=WAL",
         "INSERT INTO t VALUES (1)",
         "DELETE FROM t WHERE length(x) > 1000; VACUUM",

@@ -372,6 +372,17 @@ impl Database {
         }
     }
 
+    /// Whether the database file may be cut or extended. SQLite cuts off what a commit has left over when its journal
+    /// has ended already: that is no change.
+    fn check_truncate(&self, c: &Capture, now: u64, len: u64) -> Result<(), Error> {
+        let logged = c.logged.page_size.map_or(0, |size| c.logged.count.len_bytes(size));
+        let is_rest = logged > 0 && c.wal.is_none() && (logged..now).contains(&len);
+        if is_rest && !matches!(self.right(), Some(Right::Own(_))) {
+            return Ok(());
+        }
+        self.check_page_write(c)
+    }
+
     /// Nothing is committed here while a replica has the database to itself.
     fn check_not_halted(&self) -> Result<(), Error> {
         match self.halted.load(Ordering::Acquire) {
