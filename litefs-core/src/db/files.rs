@@ -415,7 +415,7 @@ impl OpenFile {
         if !self.is_current() {
             return self.overwrite(&mut capture, data, offset);
         }
-        self.db.check_page_write(&capture)?;
+        self.db.check_page_write(&capture, || capture.puts_back(data, offset))?;
         self.db.before_page_write(&mut capture, self.file.as_ref(), data, offset)?;
         self.wrote.store(true, Ordering::Relaxed);
         self.overwrite(&mut capture, data, offset)?;

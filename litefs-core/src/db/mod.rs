@@ -359,9 +359,10 @@ impl Database {
     }
 
     /// Whether a page may be written to the database file. What a hot journal protects may also be put back by whoever
-    /// may write no more: what becomes of it is decided at the journal's end.
-    fn check_page_write(&self, c: &Capture) -> Result<(), Error> {
-        if c.journal_hot && self.right().is_none() {
+    /// may write no more: what becomes of it is decided at the journal's end. Without one nothing but the old content may be
+    /// put back.
+    fn check_page_write(&self, c: &Capture, puts_back: impl FnOnce() -> bool) -> Result<(), Error> {
+        if self.right().is_none() && (c.journal_hot || puts_back()) {
             return Ok(());
         }
         match self.writable()? {
@@ -380,7 +381,7 @@ impl Database {
         if is_rest && !matches!(self.right(), Some(Right::Own(_))) {
             return Ok(());
         }
-        self.check_page_write(c)
+        self.check_page_write(c, || c.cuts_back(len))
     }
 
     /// Nothing is committed here while a replica has the database to itself.

@@ -137,7 +137,7 @@ impl Database {
             if self.marked_clean.load(Ordering::Acquire) {
                 self.unmark_clean()?;
             }
-            if self.capture.lock().journal_hot {
+            if self.capture.lock().is_half_way() {
                 if self.roll_back_abandoned(applier.reserved())? == Applied::Waiting {
                     return Ok(Applied::Waiting);
                 }

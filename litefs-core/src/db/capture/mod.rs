@@ -32,6 +32,7 @@ use std::time::Instant;
 use crate::env::File;
 use crate::error::{Error, IoContext};
 use crate::log::RecordKind;
+use crate::ltx::page_checksum;
 use crate::sqlite::wal::WAL_HEADER_LEN;
 use crate::types::{PageCount, PageSize, Pgno};
 
@@ -253,6 +254,29 @@ impl Capture {
         commit: PageCount,
     ) -> View<'a> {
         View { db: &db.name, logged: &self.logged, dirty: &self.dirty, wal, tx, files, commit }
+    }
+
+    /// Whether a transaction in the database file has neither been committed nor rolled back.
+    pub(super) fn is_half_way(&self) -> bool {
+        self.journal_hot || self.undo.is_some()
+    }
+
+    /// Whether a write puts back what the log says of pages that were written without a journal.
+    pub(super) fn puts_back(&self, data: &[u8], offset: u64) -> bool {
+        let Some(page_size) = self.page_size.filter(|_| self.undo.is_some()) else { return false };
+        let size = page_size.as_usize();
+        let whole = data.len().is_multiple_of(size) && offset.is_multiple_of(size as u64);
+        let pages = data.chunks(size).zip(touched(offset, data.len() as u64, page_size));
+        let is_old = |(page, pgno): (&[u8], Pgno)| {
+            self.dirty.pages.get(&pgno).copied().flatten() == Some(page_checksum(pgno, page))
+        };
+        whole && pages.into_iter().all(is_old)
+    }
+
+    /// Likewise for a change of the file's length.
+    pub(super) fn cuts_back(&self, len: u64) -> bool {
+        let logged = self.logged.page_size.map(|size| self.logged.count.len_bytes(size));
+        self.undo.is_some() && logged == Some(len)
     }
 
     fn advance(&mut self, wal: &dyn File) -> std::io::Result<Option<WalTx>> {

@@ -137,6 +137,11 @@ impl Database {
         }
         let started = Instant::now();
         let plan = self.plan_from_file(c)?;
+        if plan.is_some()
+            && let Right::Lent(_) = self.writable()?
+        {
+            return Err(Error::Unprotected { db: self.name.clone() });
+        }
         let logged = plan.as_ref().map(Plan::logged);
         if let Some(plan) = plan {
             self.check_not_halted()?;

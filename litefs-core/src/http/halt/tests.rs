@@ -24,7 +24,7 @@ async fn ask(
     target: &str,
     body: impl Into<Body>,
 ) -> (u16, String) {
-    let info = NodeInfo { candidate: true, hostname: "here".into() };
+    let info = NodeInfo { candidate: true, hostname: "here".into(), control: None };
     let request = Request::builder().method(method).uri(target);
     let request = request.header("litefs-id", format!("{node:X}")).body(body.into()).unwrap();
     let response = router(Arc::clone(&rig.store), info).oneshot(request).await.unwrap();
