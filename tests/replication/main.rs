@@ -13,6 +13,7 @@ mod live;
 mod network;
 mod partition;
 mod scale;
+mod wire;
 
 use std::path::Path;
 use std::thread;

@@ -9,6 +9,7 @@
 //!   test ─▶ consul    a real Consul, which stops, forgets, and is looked into
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
+//!   test ─▶ wire      an oracle: streams and LTX files, decoded from their bytes alone
 //!   test ─▶ workload  random transactions whose outcome can be checked; also as a process of its own
 //!   test ─▶ random    numbers from a seed that is printed
 //!   bench ─▶ bench    what to measure, a table of figures, the bench database
@@ -31,4 +32,5 @@ pub mod random;
 pub mod scan;
 pub mod sim;
 pub mod sqlite;
+pub mod wire;
 pub mod workload;
