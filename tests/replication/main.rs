@@ -10,6 +10,7 @@
 mod behind;
 mod crash;
 mod live;
+mod metrics;
 mod network;
 mod partition;
 mod scale;

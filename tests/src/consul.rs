@@ -5,8 +5,7 @@
 //! The binary is `LITEFS_CONSUL`, else what `tests/get-consul.sh` puts into `target/consul`; it is run if need be.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -17,6 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::http::ask;
 use crate::process::Process;
 
 /// A Consul that runs, or could again.
@@ -235,21 +235,6 @@ impl Drop for Consul {
 /// Whether it has a leader that takes writes.
 fn is_ready(http: SocketAddr) -> bool {
     matches!(ask(http, "GET", "/v1/kv/?keys&consistent", ""), Ok((200 | 403 | 404, _)))
-}
-
-/// HTTP/1.0, so an answer is all there is on the connection.
-fn ask(http: SocketAddr, method: &str, target: &str, body: &str) -> std::io::Result<(u16, String)> {
-    const LIMIT: Duration = Duration::from_secs(10);
-    let mut stream = TcpStream::connect_timeout(&http, LIMIT)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    let length = body.len();
-    write!(stream, "{method} {target} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let invalid = || std::io::Error::other(format!("no HTTP answer: {answer:?}"));
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(invalid)?;
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(invalid)?;
-    Ok((status, body.to_owned()))
 }
 
 fn binary() -> &'static Path {

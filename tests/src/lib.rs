@@ -7,6 +7,7 @@
 //!             └▶ proxy     a network between them that fails as told
 //!   test ─▶ netns     hosts with a network of the kernel's, which fails as told, too
 //!   test ─▶ consul    a real Consul, which stops, forgets, and is looked into
+//!   test ─▶ http      one request
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
 //!   test ─▶ wire      an oracle: streams and LTX files, decoded from their bytes alone
@@ -24,6 +25,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod consul;
+pub mod http;
 pub mod netns;
 pub mod node;
 pub mod process;
