@@ -73,10 +73,10 @@ fn a_rollback_leaves_no_transaction() {
 /// Larger than what is held in memory, and, the last, than what is logged on a primary.
 #[test]
 fn big_transactions_go_through() {
-    for mode in ["WAL", "DELETE"] {
+    for (mode, sizes) in [("WAL", &[20, 66][..]), ("DELETE", &[1, 20])] {
         let (cluster, there, here) = with_table(mode, 1);
         let lock = halt(&cluster.replica().node, "db");
-        for mebibytes in [1, 20, 80] {
+        for mebibytes in sizes {
             sqlite::run(
                 &here,
                 &format!(
@@ -131,6 +131,7 @@ fn the_shape_of_a_database_changes_under_the_lock() {
     let lock = halt(&cluster.replica().node, "db");
     for sql in [
         "INSERT INTO t VALUES (randomblob(100000)), (randomblob(100000))",
+        "INSERT INTO t VALUES (randomblob(100000)); DELETE FROM t WHERE rowid = 1; VACUUM",
         "PRAGMA journal_mode=WAL",
         "INSERT INTO t VALUES (1)",
         "DELETE FROM t WHERE length(x) > 1000; VACUUM",
@@ -167,4 +168,23 @@ fn what_no_journal_protects_is_refused() {
         sqlite::run(&there, "INSERT INTO t VALUES (1)");
         cluster.converge("db");
     }
+}
+
+/// Replication has the database open in WAL mode, as any connection does; it lets go for the lock.
+#[test]
+fn the_journal_mode_changes_where_replication_was_at_work() {
+    let (cluster, there, here) = with_table("WAL", 1);
+    sqlite::run(&there, "INSERT INTO t VALUES (1)");
+    cluster.converge("db");
+    drop(there);
+    let lock = halt(&cluster.replica().node, "db");
+    for mode in ["delete", "wal", "truncate"] {
+        assert_eq!(sqlite::text(&here, &format!("PRAGMA journal_mode={mode}")), mode);
+        sqlite::run(&here, "INSERT INTO t VALUES (2)");
+        cluster.converge("db");
+    }
+    drop(lock);
+    sqlite::run(&sqlite::open(&cluster.primary.path("db")), "INSERT INTO t VALUES (3)");
+    cluster.converge("db");
+    assert_eq!(count(&here), 5);
 }

@@ -1,11 +1,13 @@
 //! The connection of a commit breaks at any byte: the application is told an error or the truth, and both sides get equal.
 
+use std::time::{Duration, Instant};
+
 use litefs_tests::cluster::eventually;
 use litefs_tests::node::LIMIT;
 use litefs_tests::proxy::Way;
 use litefs_tests::sqlite;
 
-use crate::{count, try_halt, with_table};
+use crate::{MODES, count, halt, try_halt, with_table};
 
 /// Cuts the connection at byte after byte of asking for the lock, committing, and giving the lock back.
 fn cut_everywhere(mode: &str, way: Way, step: usize) {
@@ -60,4 +62,54 @@ fn an_answer_may_end_anywhere_in_wal_mode() {
 #[test]
 fn an_answer_may_end_anywhere_in_rollback_mode() {
     cut_everywhere("PERSIST", Way::Answer, 3);
+}
+
+/// The stream breaks within a transaction that has spilled: it can't be committed any more, but taken back.
+#[test]
+fn a_transaction_that_loses_its_right_is_rolled_back() {
+    for mode in MODES {
+        for end in ["COMMIT", "ROLLBACK"] {
+            let (cluster, there, here) = with_table(mode, 1);
+            let node = &cluster.replica().node;
+            let lock = halt(node, "db");
+            sqlite::run(&here, "PRAGMA cache_size=5");
+            sqlite::run(
+                &here,
+                "INSERT INTO t VALUES (1); BEGIN;
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+                 INSERT INTO t SELECT randomblob(2000) FROM n",
+            );
+            cluster.replica().net.cut();
+            let line = "the halt lock is lost";
+            node.process().line(line, LIMIT);
+            let ended = sqlite::try_run(&here, end);
+            assert_eq!(ended.is_ok(), end == "ROLLBACK", "{mode}: {ended:?}");
+            if !here.is_autocommit() {
+                sqlite::run(&here, "ROLLBACK");
+            }
+            assert_eq!(count(&here), 1, "{mode}");
+            drop(lock);
+            sqlite::run(&there, "INSERT INTO t VALUES (2)");
+            cluster.converge("db");
+            assert_eq!(count(&here), 2, "{mode}");
+        }
+    }
+}
+
+/// The stream is missed before the commit's own deadline has come.
+#[test]
+fn a_commit_into_a_silent_network_fails_soon() {
+    let (cluster, there, here) = with_table("WAL", 1);
+    let lock = halt(&cluster.replica().node, "db");
+    sqlite::run(&here, "INSERT INTO t VALUES (1)");
+    cluster.replica().net.stall(true);
+    let began = Instant::now();
+    sqlite::try_run(&here, "INSERT INTO t VALUES (2)").unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    cluster.replica().net.stall(false);
+    drop(lock);
+    there.busy_timeout(Duration::from_secs(40)).unwrap();
+    sqlite::run(&there, "INSERT INTO t VALUES (3)");
+    cluster.converge("db");
+    assert!((2..=3).contains(&count(&here)));
 }

@@ -84,8 +84,16 @@ async fn a_lease_is_handed_over_by_its_id() {
     assert_eq!(a.primary_info().await, Ok(info("b")));
     assert_eq!(given.renew(progress(1, 6)).await, Err(LeaseError::Expired));
     assert_eq!(given.reclaim().await, Err(LeaseError::PrimaryExists));
+    // Not even by giving it back does the old primary take it from the target.
+    let id = given.id().unwrap().to_owned();
+    given.release().await.unwrap();
+    assert_eq!(b.primary_info().await, Ok(info("b")));
     taken.renew(progress(2, 7)).await.unwrap();
     taken.release().await.unwrap();
+    assert_eq!(b.primary_info().await, Err(LeaseError::NoPrimary));
+    assert!(!consul.has_session(&id));
+    let mut given = a.acquire().await.unwrap();
+    consul.destroy_session(given.id().unwrap());
     assert_eq!(given.reclaim().await, Err(LeaseError::Expired));
     for id in ["", "../x", "00000000-0000-0000-0000-000000000000"] {
         assert_eq!(b.acquire_existing(id).await.unwrap_err(), LeaseError::Expired, "{id}");

@@ -154,7 +154,10 @@ async fn a_watch_is_never_hot() {
     let counter = count.clone();
     let fake = Fake::start(move |_| {
         let n = counter.fetch_add(1, Ordering::Relaxed);
-        Reply::new(404, "").index(if n % 3 == 0 { 2 } else { n })
+        Reply::new(404, "").index(match n % 3 {
+            0 => 2,
+            _ => n,
+        })
     });
     let leaser = ConsulLeaser::new(options(&fake.url(), "a")).unwrap();
     let watch = tokio::time::timeout(Duration::from_secs(1), leaser.primary_changed(None));

@@ -10,4 +10,5 @@ mod faults;
 mod race;
 mod rig;
 mod suite;
+mod tls;
 mod wire;

@@ -24,6 +24,7 @@ use crate::process::Process;
 pub struct Consul {
     dir: TempDir,
     http: SocketAddr,
+    https: Option<SocketAddr>,
     process: Option<Process>,
 }
 
@@ -34,6 +35,8 @@ pub struct ConsulOptions {
     pub session_ttl_min: Option<Duration>,
     /// Turns access control on, with this as the token that may do all.
     pub master_token: Option<String>,
+    /// Listens for TLS, too, with an authority of its own, and there wants a certificate from who asks.
+    pub tls: bool,
 }
 
 /// A key and what Consul knows of it.
@@ -73,7 +76,7 @@ impl Consul {
 
     fn prepare(options: &ConsulOptions) -> Consul {
         let dir = tempfile::Builder::new().prefix("litefs-test-consul-").tempdir().unwrap();
-        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let listeners: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
         let mut config = json!({
             "server": true,
@@ -98,9 +101,18 @@ impl Consul {
                 "enabled": true, "default_policy": "deny", "tokens": {"master": token},
             });
         }
+        if options.tls {
+            make_certificates(dir.path());
+            config["ports"]["https"] = ports[3].into();
+            config["ca_file"] = json!(dir.path().join(CA));
+            config["cert_file"] = json!(dir.path().join("dc1-server-consul-0.pem"));
+            config["key_file"] = json!(dir.path().join("dc1-server-consul-0-key.pem"));
+            config["verify_incoming_https"] = true.into();
+        }
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         let http = listeners[0].local_addr().unwrap();
-        Consul { dir, http, process: None }
+        let https = options.tls.then(|| listeners[3].local_addr().unwrap());
+        Consul { dir, http, https, process: None }
     }
 
     /// Starts it again after [`Consul::kill`].
@@ -160,6 +172,19 @@ impl Consul {
     /// The same as `http://…`.
     pub fn url(&self) -> String {
         format!("http://{}", self.http)
+    }
+
+    /// Where it listens for TLS.
+    ///
+    /// # Panics
+    /// If it wasn't told to.
+    pub fn https_address(&self) -> SocketAddr {
+        self.https.expect("it was started with TLS")
+    }
+
+    /// A file in its directory: [`CA`], [`CLIENT_CERT`], [`CLIENT_KEY`].
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// The value of a key and who holds it.
@@ -229,6 +254,24 @@ impl Consul {
 impl Drop for Consul {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// The authority's certificate.
+pub const CA: &str = "consul-agent-ca.pem";
+/// A certificate for who asks.
+pub const CLIENT_CERT: &str = "dc1-client-consul-0.pem";
+/// Its key.
+pub const CLIENT_KEY: &str = "dc1-client-consul-0-key.pem";
+
+fn make_certificates(dir: &Path) {
+    for args in
+        [&["ca", "create"][..], &["cert", "create", "-server"], &["cert", "create", "-client"]]
+    {
+        let mut command = Command::new(binary());
+        command.arg("tls").args(args).current_dir(dir);
+        let (code, output) = Process::run(&mut command, Duration::from_secs(30));
+        assert_eq!(code, Some(0), "{output}");
     }
 }
 

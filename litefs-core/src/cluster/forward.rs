@@ -84,6 +84,8 @@ pub fn halt(store: &Arc<Store>, name: &DbName) -> Result<Option<Halted>, HaltErr
     let (client, theirs, until) = HaltClient::ask(url, store.node_id(), name, id, sent, give_up)?;
     let forward: Arc<dyn Forward> = Arc::new(client);
     wait_for(store, &db, theirs, &forward, until, give_up)?;
+    // Applications may change the journal mode, for which nobody else may have the database open.
+    db.release_files();
     // Whoever was followed when it was asked for may be gone since.
     if store.role() != (Role::Replica { primary: Some(primary) }) {
         db.withdraw("the primary is another one, or was lost");

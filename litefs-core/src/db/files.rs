@@ -307,10 +307,11 @@ impl OpenFile {
         }
         match self.kind {
             FileKind::Database => {
-                if self.file.len().at("stat", db.paths.database())? == len {
+                let now = self.file.len().at("stat", db.paths.database())?;
+                if now == len {
                     return Ok(());
                 }
-                db.check_page_write(c, || c.cuts_back(len))?;
+                db.check_truncate(c, now, len)?;
                 db.before_truncate(c, len)?;
                 self.wrote.store(true, Ordering::Relaxed);
                 c.snapshots.before_change(&self.file, len..u64::MAX);

@@ -56,6 +56,7 @@ impl Database {
     /// # Errors
     /// I/O errors.
     pub(crate) fn hold_writers(&self, deadline: Instant) -> Result<Option<HeldWriters>, Error> {
+        self.end_halt();
         let locks = [(FileKind::Database, RESERVED_BYTE), (FileKind::Shm, WAL_WRITE_LOCK)];
         let mut files = [None, None];
         for (file, (kind, byte)) in files.iter_mut().zip(locks) {

@@ -362,13 +362,26 @@ impl Database {
     /// may write no more: what becomes of it is decided at the journal's end. Without one nothing but the old content may be
     /// put back.
     fn check_page_write(&self, c: &Capture, puts_back: impl FnOnce() -> bool) -> Result<(), Error> {
-        match self.writable() {
-            Ok(Right::Lent(_)) if !c.journal_hot && c.wal.is_none() => {
+        if self.right().is_none() && (c.journal_hot || puts_back()) {
+            return Ok(());
+        }
+        match self.writable()? {
+            Right::Lent(_) if !c.journal_hot && c.wal.is_none() => {
                 Err(Error::Unprotected { db: self.name.clone() })
             }
-            Err(Error::Replica { .. }) if c.journal_hot || puts_back() => Ok(()),
-            right => right.map(drop),
+            Right::Lent(_) | Right::Own(_) => Ok(()),
         }
+    }
+
+    /// Whether the database file may be cut or extended. SQLite cuts off what a commit has left over when its journal
+    /// has ended already: that is no change.
+    fn check_truncate(&self, c: &Capture, now: u64, len: u64) -> Result<(), Error> {
+        let logged = c.logged.page_size.map_or(0, |size| c.logged.count.len_bytes(size));
+        let is_rest = logged > 0 && c.wal.is_none() && (logged..now).contains(&len);
+        if is_rest && !matches!(self.right(), Some(Right::Own(_))) {
+            return Ok(());
+        }
+        self.check_page_write(c, || c.cuts_back(len))
     }
 
     /// Nothing is committed here while a replica has the database to itself.

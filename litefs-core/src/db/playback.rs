@@ -18,6 +18,14 @@ use super::capture::Capture;
 use super::names::{FileKind, SuperSuffix};
 use super::undo::REPLACED;
 
+/// What a journal led to.
+pub(super) struct Played {
+    /// How many pages were handed out.
+    pub(super) pages: u64,
+    /// Length of the database file before the transaction.
+    pub(super) len: u64,
+}
+
 impl Database {
     /// If pages were written without a journal when the process died: puts them back, or, if the whole
     /// file was being replaced, notes that.
@@ -80,11 +88,25 @@ impl Database {
     /// Writes a journal's pages back to the database file; returns their number.
     fn play_back(&self, journal: &Arc<dyn File>) -> Result<u64, Error> {
         let Some(file) = self.open_if_there(FileKind::Database)? else { return Ok(0) };
-        let (len, path) = (journal.len().at("stat", self.paths.journal())?, self.paths.database());
+        let path = self.paths.database();
+        let write = |page: &[u8], offset| file.write_at(page, offset).at("write", &path);
+        let Some(Played { pages, len }) = self.play_back_to(journal, write)? else { return Ok(0) };
+        file.set_len(len).at("truncate", &path)?;
+        file.sync().at("sync", &path)?;
+        Ok(pages)
+    }
+
+    /// Hands out a journal's pages, each with its offset in the database file; `None` if there is no valid header.
+    pub(super) fn play_back_to(
+        &self,
+        journal: &Arc<dyn File>,
+        mut write: impl FnMut(&[u8], u64) -> Result<(), Error>,
+    ) -> Result<Option<Played>, Error> {
+        let len = journal.len().at("stat", self.paths.journal())?;
         let mut head = [0; JournalHeader::LEN];
         let n = journal.read_at(&mut head, 0).at("read", self.paths.journal())?;
         let Ok(mut playback) = Playback::new(&head[..n], len, DEFAULT_PAGE_SIZE) else {
-            return Ok(0);
+            return Ok(None);
         };
         let page_size = playback.page_size();
         let (mut buf, mut pages) = (Vec::new(), 0);
@@ -92,13 +114,11 @@ impl Database {
             buf.resize(len, 0);
             let n = journal.read_at(&mut buf, offset).at("read", self.paths.journal())?;
             if let Some((pgno, page)) = playback.feed(&buf[..n]) {
-                file.write_at(page, Pgno::offset(pgno, page_size)).at("write", &path)?;
+                write(page, Pgno::offset(pgno, page_size))?;
                 pages += 1;
             }
         }
-        file.set_len(playback.initial_size().len_bytes(page_size)).at("truncate", &path)?;
-        file.sync().at("sync", &path)?;
-        Ok(pages)
+        Ok(Some(Played { pages, len: playback.initial_size().len_bytes(page_size) }))
     }
 
     /// Whether the journal belongs to a transaction over several databases that was committed: then the

@@ -217,6 +217,9 @@ pub enum ClientError {
     /// It answered something else than was asked for.
     #[error("the answer isn't understood")]
     Answer,
+    /// The answer isn't waited for any more.
+    #[error("the connection to the primary was lost")]
+    Abandoned,
     /// Not even heartbeats came any more.
     #[error("no heartbeat for {0:?}")]
     Silence(Duration),

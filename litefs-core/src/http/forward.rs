@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 use thiserror::Error;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::client::{ClientError, Connection, NodeUrl, connect, percent_encode};
@@ -39,6 +40,7 @@ pub(crate) struct HaltClient {
     id: i64,
     sent: IntCounter,
     connection: Mutex<Option<Open>>,
+    abandoned: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl HaltClient {
             id,
             sent,
             connection,
+            abandoned: watch::Sender::new(false),
         };
         let until = Instant::now() + TTL;
         let left = give_up.saturating_duration_since(Instant::now());
@@ -107,8 +110,17 @@ impl HaltClient {
         let Some(runtime) = &self.runtime else { return Err(self.url.invalid()) };
         let mut connection = self.connection.lock();
         runtime.block_on(async {
-            let answered = timeout(limit, self.send(&mut connection, method, target, body)).await;
-            let answered = answered.map_err(ClientError::from).flatten();
+            let mut abandoned = self.abandoned.subscribe();
+            let is_commit = body.spool.is_some();
+            let answered = tokio::select! {
+                // Dropping the request takes nothing back that was sent.
+                answered = timeout(limit, self.send(&mut connection, method, target, body)) => {
+                    answered.map_err(ClientError::from).flatten()
+                }
+                _ = abandoned.wait_for(|abandoned| *abandoned), if is_commit => {
+                    Err(ClientError::Abandoned)
+                }
+            };
             if !matches!(answered, Ok(_) | Err(ClientError::Refused { .. })) {
                 *connection = None;
             }
@@ -157,6 +169,10 @@ impl Forward for HaltClient {
             }
             Err(err) => Err(ForwardError::Lost(err.to_string())),
         }
+    }
+
+    fn abandon(&self) {
+        self.abandoned.send_replace(true);
     }
 }
 

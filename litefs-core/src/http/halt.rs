@@ -6,6 +6,7 @@
 //! Differs from LiteFS: only the primary grants a lock and takes a transaction; a transaction needs the lock that it
 //! names; each one that is taken extends it; who goes before he has got the lock doesn't get it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +20,7 @@ use super::stream::node_id;
 use super::{AppState, body, error};
 use crate::db::{Database, HaltError, HaltLock};
 use crate::error::{Error, ErrorKind};
-use crate::ltx::Timestamp;
+use crate::ltx::{DecodeError, Timestamp};
 use crate::metrics::Traffic;
 use crate::store::Store;
 use crate::types::{DbName, Pos};
@@ -163,6 +164,9 @@ fn refusal(err: &HaltError) -> Refusal {
         HaltError::Locked => StatusCode::LOCKED,
         HaltError::Engine(Error::Replica { .. }) => return lease_expired(),
         HaltError::Engine(err) if err.kind() == ErrorKind::NoSpace => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+        HaltError::Content(DecodeError::Io(err)) if err.kind() == io::ErrorKind::StorageFull => {
             StatusCode::INSUFFICIENT_STORAGE
         }
         _ => internal(),

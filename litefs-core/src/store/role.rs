@@ -86,6 +86,8 @@ impl Store {
     /// The node may not write from now on.
     pub fn become_replica(&self, primary: Option<PrimaryInfo>) {
         self.authority.revoke();
+        // Before commits are waited for: one that is being forwarded would wait for a primary that is gone.
+        self.withdraw_all();
         self.await_commits();
         let hostname = primary.as_ref().map(|p| p.hostname.clone());
         let now = Role::Replica { primary };
@@ -93,11 +95,16 @@ impl Store {
         let before = std::mem::replace(&mut *role, now.clone());
         drop(role);
         if before != now {
-            for db in self.databases() {
-                db.withdraw("the primary is another one, or was lost");
-                db.role_changed();
-            }
+            self.withdraw_all();
+            self.databases().iter().for_each(|db| db.role_changed());
             self.options.changes.role_changed(false, hostname);
+        }
+    }
+
+    /// What a primary has lent this node is gone with it.
+    fn withdraw_all(&self) {
+        for db in self.databases() {
+            db.withdraw("the primary is another one, or was lost");
         }
     }
 

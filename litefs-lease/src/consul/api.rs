@@ -1,7 +1,7 @@
 //! The calls to Consul that a lease needs, and what its answers mean.
 //!
-//! Requests are consulrs's types; transactions, which it lacks, are here. What is sent for the lease itself is what an
-//! original node sends, byte for byte.
+//! Requests are consulrs's types; transactions, which it lacks, are here. A session is made and renewed, and the key read and
+//! taken, as an original node does it, byte for byte. What comes after that are transactions with the same effect.
 
 use std::time::Duration;
 
@@ -44,11 +44,6 @@ impl ApiError {
     /// Whether Consul has said no; otherwise nobody knows what it did.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, ApiError::Refused { .. })
-    }
-
-    /// Whether it says that the session is no more.
-    pub(super) fn is_invalid_session(&self) -> bool {
-        matches!(self, ApiError::Refused { text, .. } if text.contains("invalid session"))
     }
 
     /// Whether the node that a session should belong to isn't in the catalog.
@@ -209,18 +204,6 @@ impl Api {
     ) -> Result<bool, ApiError> {
         let mut request = SetKeyRequest::builder();
         let request = request.key(key).value(value).acquire(session).build().expect(COMPLETE);
-        self.call_bool(request, limit).await
-    }
-
-    /// Lets go of a key and empties it; whether the session held it.
-    pub(super) async fn release(
-        &self,
-        key: &str,
-        session: &str,
-        limit: Duration,
-    ) -> Result<bool, ApiError> {
-        let mut request = SetKeyRequest::builder();
-        let request = request.key(key).release(session).build().expect(COMPLETE);
         self.call_bool(request, limit).await
     }
 
@@ -409,13 +392,15 @@ fn operation(step: &Step<'_>) -> impl Serialize {
 
 /// What to do about an error that comes from the configuration; empty if it doesn't.
 fn advice(text: &str) -> &'static str {
-    const ADVICE: [(&str, &str); 7] = [
+    const ADVICE: [(&str, &str); 9] = [
         ("Invalid Session TTL", "; lease.consul.ttl must lie in Consul's limits, 10s or more"),
         ("Permission denied", DENIED),
         ("ACL not found", "; Consul doesn't know this token"),
         ("HTTP request to an HTTPS server", "; write https:// in lease.consul.url"),
         ("InvalidContentType", "; Consul speaks no TLS here: write http:// in lease.consul.url"),
         ("UnknownIssuer", "; name Consul's authority in CONSUL_CACERT"),
+        ("BadCertificate", UNKNOWN),
+        ("CertificateRequired", UNKNOWN),
         ("Invalid query parameter: \"ns\"", "; CONSUL_NAMESPACE is for Consul Enterprise only"),
     ];
     ADVICE.iter().find(|(cause, _)| text.contains(cause)).map_or("", |(_, advice)| advice)
@@ -438,6 +423,8 @@ fn seconds(ms: u128) -> String {
 }
 
 const COMPLETE: &str = "all of its fields have defaults";
+const UNKNOWN: &str =
+    "; Consul wants a certificate from us: name one in CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY";
 const DENIED: &str = "; the token (lease.consul.url's password, or CONSUL_HTTP_TOKEN) needs key_prefix \"<key>\" write \
                       and session_prefix \"\" write";
 

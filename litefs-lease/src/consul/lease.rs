@@ -117,6 +117,23 @@ impl ConsulLease {
         }
     }
 
+    /// Empties the key, unless it has gone to another node by this same session.
+    async fn let_go(&mut self) -> Result<(), LeaseError> {
+        for _ in 0..ATTEMPTS {
+            let modify_index = match self.modify_index.take() {
+                Some(index) => index,
+                None => self.look().await?,
+            };
+            let key = &self.place.key;
+            let steps =
+                [Step::Check { key, modify_index }, Step::Unlock { key, session: &self.session }];
+            if self.place.api.transaction(&steps, self.limit()).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(restless(&self.place.key))
+    }
+
     /// Moves the key from this session to the new one; `false` if it was written meanwhile.
     async fn move_to(&mut self, session: &str, modify_index: u64) -> Result<bool, LeaseError> {
         let key = &self.place.key;
@@ -155,18 +172,20 @@ impl Lease for ConsulLease {
         Err(restless(&self.place.key))
     }
 
-    async fn release(self: Box<Self>) -> Result<(), LeaseError> {
-        let Place { api, key, .. } = &*self.place;
-        let released = api.release(key, &self.session, REQUEST_LIMIT).await;
+    async fn release(mut self: Box<Self>) -> Result<(), LeaseError> {
+        let (key, session) = (self.place.key.clone(), self.session.clone());
+        let released = self.let_go().await;
         match &released {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!(key, session = self.session, "cannot release consul key"),
-            Err(err) => {
-                tracing::warn!(key, session = self.session, %err, "consul key release error");
-            }
+            Ok(()) => {}
+            Err(LeaseError::Expired) => tracing::warn!(key, session, "cannot release consul key"),
+            Err(err) => tracing::warn!(key, session, %err, "consul key release error"),
         }
-        let destroyed = api.destroy_session(&self.session, REQUEST_LIMIT).await;
-        released.map(drop).and(destroyed).map_err(LeaseError::from)
+        match released {
+            // A session that another node may hold the key with isn't ours to destroy; else it ends by itself.
+            Err(LeaseError::Expired) => Ok(()),
+            Err(err) => Err(err),
+            Ok(()) => Ok(self.place.api.destroy_session(&self.session, REQUEST_LIMIT).await?),
+        }
     }
 
     async fn reclaim(&mut self) -> Result<(), LeaseError> {
@@ -200,12 +219,12 @@ impl Lease for ConsulLease {
 }
 
 /// Somebody writes the key all the time, without taking it.
-fn restless(key: &str) -> LeaseError {
+pub(super) fn restless(key: &str) -> LeaseError {
     LeaseError::Unavailable { message: format!("consul: the key {key} changes all the time") }
 }
 
 pub(super) const FIRST_BEAT: u64 = 1;
 /// How often to look again when the key was written since.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 /// Less isn't worth a request.
 const LEAST_LIMIT: Duration = Duration::from_millis(100);

@@ -13,9 +13,8 @@
 //! and then for the lock delay. Every renewal looks at the key, too: a session that lives doesn't help if an operator
 //! has removed the key and somebody else has taken it.
 //!
-//! When the key changes hands with a live session (handing over, taking back), each step is one transaction that
-//! checks when the key was last written, or takes it with a session that by then must still hold it. One of the two
-//! is first, and the other one fails.
+//! When the key changes hands with a live session (handing over, taking back, giving back), each step is one transaction that
+//! checks when the key was last written. Of two steps at the same moment one is first, and the other one fails.
 //!
 //! # Fast failover
 //! With [`FastFailover`] the primary's right ends `fence` after its last *beat*: a transaction that rewrites the key with a
@@ -58,7 +57,7 @@ use async_trait::async_trait;
 use crate::{Candidacy, ClusterId, Lease, LeaseError, Leaser, PrimaryInfo, Progress};
 
 use api::{Api, Read, Step};
-use lease::{ConsulLease, FIRST_BEAT};
+use lease::{ATTEMPTS, ConsulLease, FIRST_BEAT, restless};
 use options::{Target, clean};
 use place::{Holder, Place, REQUEST_LIMIT};
 use value::{Record, Value};
@@ -178,19 +177,25 @@ impl Leaser for ConsulLeaser {
         if !api.renew_session(id, REQUEST_LIMIT).await? {
             return Err(LeaseError::Expired);
         }
-        match self.place.holder(REQUEST_LIMIT).await? {
-            Holder::Own { session, .. } | Holder::Other { session, .. } if session == id => {}
-            Holder::Own { .. } | Holder::Other { .. } => return Err(LeaseError::PrimaryExists),
-            Holder::Nobody => return Err(LeaseError::Expired),
+        for _ in 0..ATTEMPTS {
+            let modify_index = match self.place.holder(REQUEST_LIMIT).await? {
+                Holder::Own { session, modify_index, .. }
+                | Holder::Other { session, modify_index, .. }
+                    if session == id =>
+                {
+                    modify_index
+                }
+                Holder::Own { .. } | Holder::Other { .. } => return Err(LeaseError::PrimaryExists),
+                Holder::Nobody => return Err(LeaseError::Expired),
+            };
+            let asked = Instant::now();
+            let value = self.place.value(FIRST_BEAT).to_json();
+            let steps = [Step::Check { key, modify_index }, Step::Lock { key, value, session: id }];
+            if api.transaction(&steps, REQUEST_LIMIT).await?.is_some() {
+                return Ok(self.lease(id.to_owned(), session_asked, asked));
+            }
         }
-        let asked = Instant::now();
-        let value = self.place.value(FIRST_BEAT).to_json();
-        match api.acquire(key, value, id, REQUEST_LIMIT).await {
-            Ok(true) => Ok(self.lease(id.to_owned(), session_asked, asked)),
-            Ok(false) => Err(LeaseError::PrimaryExists),
-            Err(err) if err.is_invalid_session() => Err(LeaseError::Expired),
-            Err(err) => Err(err.into()),
-        }
+        Err(restless(key))
     }
 
     async fn primary_info(&self) -> Result<PrimaryInfo, LeaseError> {
@@ -216,7 +221,10 @@ impl Leaser for ConsulLeaser {
             Step::Set { key: &candidate, value: Record::new(own).to_json() },
             Step::List { prefix: &format!("{key}/") },
         ];
-        let entries = api.transaction(&steps, REQUEST_LIMIT).await?.unwrap_or_default();
+        let entries = api.transaction(&steps, REQUEST_LIMIT).await?;
+        let entries = entries.ok_or_else(|| LeaseError::Unavailable {
+            message: format!("consul: the key {candidate} can't be set"),
+        })?;
         // What can't be read is as good as not there: nobody else writes these keys.
         let read = |value: &[u8]| Some(serde_json::from_slice::<Record>(value).ok()?.progress());
         let told = entries.iter().find(|entry| entry.key == progress);

@@ -73,10 +73,15 @@ fn roots(options: &TlsOptions) -> Result<RootCertStore, ConsulOptionsError> {
     Ok(store)
 }
 
+/// At least one.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, ConsulOptionsError> {
-    CertificateDer::pem_file_iter(file)
+    let found: Vec<_> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
-        .map_err(|err| unusable(file, err))
+        .map_err(|err| unusable(file, err))?;
+    match found.is_empty() {
+        true => Err(unusable(file, "no certificate in it")),
+        false => Ok(found),
+    }
 }
 
 fn unusable(file: &Path, err: impl std::fmt::Display) -> ConsulOptionsError {

@@ -7,12 +7,7 @@ use std::sync::Arc;
 
 use super::Applied;
 use crate::db::{Database, FileKind};
-use crate::env::File;
 use crate::error::{Error, IoContext};
-use crate::sqlite::{JournalHeader, Playback};
-use crate::types::{PageSize, Pgno};
-
-use crate::db::peer::PeerFile;
 
 impl Database {
     /// Rolls back what was left half-way, if anything was, unless its writer still has its locks.
@@ -35,7 +30,12 @@ impl Database {
         };
         // The record goes first: once the pages are back, nothing tells that it wasn't committed.
         self.unstage(&mut self.capture.lock())?;
-        let pages = self.play_back_to(file.as_ref(), &journal)?;
+        let failed = |e| self.peer_error(e, "roll back", FileKind::Database);
+        let write = |page: &[u8], offset| file.write_at(page, offset).map_err(failed);
+        let played = self.play_back_to(&journal, write)?;
+        if let Some(played) = &played {
+            file.set_len(played.len).map_err(failed)?;
+        }
         if self.capture.lock().journal_hot {
             let removed = self.peer().remove(&self.name, FileKind::Journal);
             removed.map_err(|e| self.peer_error(e, "remove", FileKind::Journal))?;
@@ -51,29 +51,8 @@ impl Database {
         if let (true, Some(pos)) = (replaced, from.pos) {
             return Err(self.diverged(&from, pos));
         }
-        tracing::warn!(db = %self.name, pages, "rolled back a transaction that its writer has left behind");
+        tracing::warn!(db = %self.name, pages = played.map_or(0, |played| played.pages),
+            "rolled back a transaction that its writer has left behind");
         Ok(Applied::All)
-    }
-
-    fn play_back_to(&self, file: &dyn PeerFile, journal: &Arc<dyn File>) -> Result<u64, Error> {
-        let path = self.paths.journal();
-        let failed = |e| self.peer_error(e, "roll back", FileKind::Database);
-        let len = journal.len().at("stat", &path)?;
-        let mut head = [0; JournalHeader::LEN];
-        let n = journal.read_at(&mut head, 0).at("read", &path)?;
-        let default = self.capture.lock().page_size.unwrap_or(PageSize::MAX);
-        let Ok(mut playback) = Playback::new(&head[..n], len, default) else { return Ok(0) };
-        let page_size = playback.page_size();
-        let (mut buf, mut pages) = (Vec::new(), 0);
-        while let Some((offset, len)) = playback.next_read() {
-            buf.resize(len, 0);
-            let n = journal.read_at(&mut buf, offset).at("read", &path)?;
-            if let Some((pgno, page)) = playback.feed(&buf[..n]) {
-                file.write_at(page, Pgno::offset(pgno, page_size)).map_err(failed)?;
-                pages += 1;
-            }
-        }
-        file.set_len(playback.initial_size().len_bytes(page_size)).map_err(failed)?;
-        Ok(pages)
     }
 }

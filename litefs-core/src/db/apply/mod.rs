@@ -137,8 +137,12 @@ impl Database {
             if self.marked_clean.load(Ordering::Acquire) {
                 self.unmark_clean()?;
             }
-            if self.roll_back_abandoned(applier.reserved())? == Applied::Waiting {
-                return Ok(Applied::Waiting);
+            if self.capture.lock().is_half_way() {
+                if self.roll_back_abandoned(applier.reserved())? == Applied::Waiting {
+                    return Ok(Applied::Waiting);
+                }
+                // The log may have ended with a record that went with the journal.
+                continue;
             }
             let started = Instant::now();
             let to = match next {

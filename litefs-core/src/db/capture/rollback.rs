@@ -87,12 +87,13 @@ impl Database {
         if !c.journal_hot {
             return Ok(());
         }
-        match self.writable() {
-            Ok(Right::Own(_)) => self.stage(c)?,
-            Ok(Right::Lent(forward)) => return self.forward_journal(c, &forward),
-            // What was begun may be taken back by whoever may write no more.
-            Err(_) if self.is_rolled_back(c)? => return Ok(()),
-            Err(err) => return Err(err),
+        // What was begun may be taken back by whoever may write no more.
+        if self.right().is_none() && self.is_rolled_back(c)? {
+            return Ok(());
+        }
+        match self.writable()? {
+            Right::Own(_) => self.stage(c)?,
+            Right::Lent(forward) => return self.forward_journal(c, &forward),
         }
         self.sync_always(FileKind::Database)
     }

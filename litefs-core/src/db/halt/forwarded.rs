@@ -47,6 +47,10 @@ impl Database {
         let pos = self.append_spool(&received.spool, RecordKind::Plain)?.pos();
         self.apply_forwarded(&mut applier, before, pos)?;
         self.sync_log().map_err(HaltError::Undecided)?;
+        // If the right has gone meanwhile, somebody else may lead already, without this transaction.
+        let Some(Right::Own(_)) = self.right() else {
+            return Err(HaltError::Undecided(Error::Replica { db: self.name.clone() }));
+        };
         self.extend_halt(&mut applier);
         self.strict_check(&self.capture.lock()).map_err(HaltError::Undecided)?;
         tracing::debug!(db = %self.name, txid = %pos.txid, pages = received.pages.len(), "forwarded transaction");

@@ -82,6 +82,14 @@ impl Database {
         }
     }
 
+    /// Lets go of whatever lock is held: the node is about to hand its role over.
+    pub(in crate::db) fn end_halt(&self) {
+        let mut applier = self.apply.lock();
+        if applier.grip.is_some() {
+            self.let_go(&mut applier);
+        }
+    }
+
     /// Whether that lock is held and hasn't expired.
     pub(super) fn holds(&self, applier: &Applier, id: i64) -> bool {
         applier.grip.as_ref().is_some_and(|grip| grip.lock.id == id && !grip.is_over())

@@ -20,6 +20,8 @@ pub(crate) trait Forward: Debug + Send + Sync {
     /// Sends a transaction and waits for the answer: once there is a good one, the primary has it. Returns until when
     /// the right is there.
     fn commit(&self, tx: Arc<Spool>) -> Result<Instant, ForwardError>;
+    /// Nobody waits for an answer any more: a commit that is under way fails at once.
+    fn abandon(&self);
 }
 
 /// Why it isn't known that the primary has a transaction.
@@ -77,11 +79,15 @@ impl Database {
 
     /// The right is gone.
     pub(crate) fn withdraw(&self, why: &str) {
-        let mut held = self.lent.forward.lock();
-        if held.take().is_some_and(|held| held.strong_count() > 0) {
+        let held = {
+            let mut held = self.lent.forward.lock();
+            self.lent.authority.revoke();
+            held.take()
+        };
+        if let Some(forward) = held.and_then(|held| held.upgrade()) {
             tracing::warn!(db = %self.name, why, "the halt lock is lost");
+            forward.abandon();
         }
-        self.lent.authority.revoke();
     }
 
     /// One asks for the right at a time: those who come later find what the first has got.
