@@ -7,10 +7,10 @@ use litefs_tests::node::{LIMIT, Node};
 use litefs_tests::{http, sqlite};
 
 /// All metrics of a node.
-struct Metrics(String);
+pub(super) struct Metrics(String);
 
 impl Metrics {
-    fn of(node: &Node) -> Metrics {
+    pub(super) fn of(node: &Node) -> Metrics {
         let (status, text) = http::ask(address(node), "GET", "/metrics", "").unwrap();
         assert_eq!(status, 200, "{text}");
         Metrics(text)
@@ -26,8 +26,14 @@ impl Metrics {
         value.parse().unwrap()
     }
 
+    /// Whether there is such a metric.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.lines().any(|line| line.starts_with(name))
+    }
+
+    /// Names with labels, and their values.
     #[track_caller]
-    fn check(&self, wanted: &[(&str, f64)]) {
+    pub(super) fn check(&self, wanted: &[(&str, f64)]) {
         for (name, want) in wanted {
             assert_eq!(self.value(name), *want, "{name}");
         }
