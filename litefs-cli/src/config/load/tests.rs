@@ -41,7 +41,7 @@ tracing: {enabled: false, path: /t, max-size: 1, max-count: 2, compress: false}
         let default = Loaded::quick().values().into_iter().find(|(k, _)| *k == key).unwrap().1;
         assert!(value != default || key == "lease.type", "{key} kept its default {default}");
     }
-    assert_eq!(loaded.values().len(), 52);
+    assert_eq!(loaded.values().len(), 54);
 }
 
 #[test]
