@@ -362,11 +362,24 @@ fn prepare_dir(dir: &Path, skip_unmount: bool) -> Result<(), MountError> {
     Err(MountError::LeftOver { dir: owned() })
 }
 
-/// A name in the directory. Asks for one even though a `stat` would do for most: of a dead mount the
-/// kernel may still know the attributes.
+/// A name in the directory that the mount must not hide. Asks for one even though a `stat` would do for most: of a dead
+/// mount the kernel may still know the attributes.
+///
+/// A process that has outlived an earlier mount, with a database open, may have begun a journal by its path, and so here. It
+/// belongs to no database here, and to no transaction that was committed.
 fn first_entry(dir: &Path) -> io::Result<Option<fs::DirEntry>> {
-    fs::read_dir(dir)?.next().transpose()
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !SIDE_FILES.iter().any(|suffix| name.as_encoded_bytes().ends_with(suffix)) {
+            return Ok(Some(entry));
+        }
+        tracing::warn!(file = %entry.path().display(), "a process has written beside the mount; the mount hides it");
+    }
+    Ok(None)
 }
+
+const SIDE_FILES: [&[u8]; 3] = [b"-journal", b"-wal", b"-shm"];
 
 fn check_device() -> Result<(), MountError> {
     match fs::File::options().read(true).write(true).open("/dev/fuse") {

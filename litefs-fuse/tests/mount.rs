@@ -254,4 +254,11 @@ fn directories_that_cannot_be_mounted_on() {
     assert!(matches!(mount(rig.dir.clone()), Some(MountError::NotEmpty { .. })));
     assert!(matches!(mount(file.join("below")), Some(MountError::Directory { .. })));
     assert!(mount(temp.path().join("made/for/it")).is_none());
+    // What an application that has outlived the last mount has left isn't worth anything.
+    let left = temp.path().join("left");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("db-journal"), "x").unwrap();
+    assert!(mount(left.clone()).is_none());
+    fs::write(left.join("db"), "x").unwrap();
+    assert!(matches!(mount(left), Some(MountError::NotEmpty { .. })));
 }

@@ -17,8 +17,8 @@ pub(super) struct LeaseWatch {
     task: JoinHandle<()>,
 }
 
-/// `None`: nothing is known yet.
-type Seen = Option<Option<PrimaryInfo>>;
+/// `None`: nothing is known yet; `Some(None)`: nobody holds it.
+pub(super) type Seen = Option<Option<PrimaryInfo>>;
 
 impl LeaseWatch {
     /// Asks again after `pause` if the place can't be reached.
@@ -47,11 +47,16 @@ impl LeaseWatch {
         LeaseWatch { holder, task }
     }
 
-    /// Waits until another one than `known` is seen to hold it, where `None` is nobody. Cancel-safe.
-    pub(super) fn differs(&self, known: Option<PrimaryInfo>) -> impl Future<Output = ()> + use<> {
+    /// What was last seen.
+    pub(super) fn seen(&self) -> Seen {
+        self.holder.borrow().clone()
+    }
+
+    /// Waits until something else than `known` is seen. Cancel-safe.
+    pub(super) fn differs(&self, known: Seen) -> impl Future<Output = ()> + use<> {
         let mut holder = self.holder.clone();
         async move {
-            let other = |seen: &Seen| seen.as_ref().is_some_and(|holder| *holder != known);
+            let other = |seen: &Seen| seen.is_some() && *seen != known;
             if holder.wait_for(other).await.is_err() {
                 // The task has panicked: nothing is seen any more.
                 std::future::pending::<()>().await;

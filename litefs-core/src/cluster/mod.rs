@@ -41,7 +41,7 @@ use control::Request;
 use election::{Candidate, Verdict, judge};
 pub use forward::{HaltError, Halted, halt};
 use lead::{Left, Reign};
-use lease_watch::LeaseWatch;
+use lease_watch::{LeaseWatch, Seen};
 use replica::{FollowError, Following};
 use role::{Admission, Backoff, admit};
 
@@ -169,37 +169,39 @@ impl RoleLoop {
     async fn work(mut self, mut stop: Stop) {
         self.store.become_replica(None);
         while !stop.is_told() {
+            let seen = self.watch.as_ref().and_then(LeaseWatch::seen);
             // A lease that comes in the moment of the stop ends by itself.
             let Some(role) = stop.or(self.ask()).await else { break };
-            let mut known = None;
+            let mut known = Some(None);
             match role {
                 Ok(Role::Leads { lease, last_reign }) => {
                     self.lead(lease, last_reign, &mut stop).await;
                 }
                 Ok(Role::Follows(primary)) => {
                     self.follow(&primary, &mut stop).await;
-                    known = Some(primary);
+                    known = Some(Some(primary));
                 }
                 Err(Nothing { why, wait }) => {
                     self.tell(why);
-                    stop.or(self.pause(wait, None)).await;
+                    // What was seen before is what the answer came from, and no reason to ask again.
+                    stop.or(self.pause(wait, seen)).await;
                     continue;
                 }
             }
             if self.offered.is_none() {
                 let wait = self.backoff.wait(self.store.random());
-                stop.or(self.pause(wait, known.as_ref())).await;
+                stop.or(self.pause(wait, known)).await;
             }
         }
     }
 
-    /// Waits, but not longer than `known` is the primary.
-    async fn pause(&mut self, wait: Duration, known: Option<&PrimaryInfo>) {
+    /// Waits, but not longer than what is seen of the lease is `known`.
+    async fn pause(&mut self, wait: Duration, known: Seen) {
         let least = wait.min(SHORTEST_PAUSE);
         tokio::time::sleep(least).await;
         tokio::select! {
             () = tokio::time::sleep(wait - least) => {}
-            () = self.watch().differs(known.cloned()) => {}
+            () = self.watch().differs(known) => {}
         }
     }
 
@@ -350,7 +352,7 @@ impl RoleLoop {
             Ok(Left::Demoted) => {
                 let delay = self.options.demote_delay;
                 tracing::info!("{id}: waiting for {delay:?} after demotion");
-                stop.or(self.pause(delay, None)).await;
+                stop.or(self.pause(delay, Some(None))).await;
             }
             Ok(_) => {}
             Err(err) => tracing::warn!("{id}: primary lease lost, retrying: {err}"),
@@ -387,7 +389,7 @@ impl RoleLoop {
         let (caught_up, has_caught_up) = watch::channel(false);
         let (store, ready, options) =
             (Arc::clone(&self.store), self.ready.clone(), self.options.clone());
-        let replaced = self.watch().differs(Some(primary.clone()));
+        let replaced = self.watch().differs(Some(Some(primary.clone())));
         let mut leave = std::pin::pin!(async {
             tokio::select! {
                 () = stop.told() => {}

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 
 use crate::env::OpenMode;
 use crate::error::{Error, IoContext};
-use crate::log::RecordMeta;
+use crate::log::{RecordKind, RecordMeta};
 use crate::types::Pos;
 
 use super::Database;
@@ -57,6 +57,10 @@ impl Database {
         let (mut first, mut count) = (None, 0);
         for record in self.records()? {
             let (meta, mut blob) = record.map_err(|e| self.log_error(e))?;
+            // It has no pages: what was received as a snapshot is the primary's, and not in the log.
+            if meta.kind == RecordKind::PositionOnly {
+                continue;
+            }
             let path = dir.join(format!("{}-{}.ltx", meta.min_txid, meta.max_txid));
             let out = self.env.open(&path, OpenMode::Create).at("create", &path)?;
             let (mut buf, mut offset) = (vec![0; 64 * 1024], 0);

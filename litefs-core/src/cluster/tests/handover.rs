@@ -153,3 +153,18 @@ async fn a_node_that_lacks_something_leaves_a_free_lease_alone() {
     empty.leads().await;
     drop(empty.stop().await);
 }
+
+#[tokio::test]
+async fn a_place_that_is_away_isnt_asked_all_the_time() {
+    let place = Place::new();
+    let _held = place.leaser("http://127.0.0.1:9").acquire().await.unwrap();
+    let member = Member::start(&place).await;
+    // By now it watches the lease, and has seen who holds it.
+    until(|| place.with(|state| state.asked) >= 3).await;
+    place.with(|state| (state.is_away, state.asked) = (true, 0));
+    tokio::time::sleep(quick().reconnect_delay * 10).await;
+    let asked = place.with(|state| state.asked);
+    assert!(asked <= 15, "asked {asked} times in 10 delays");
+    drop(member.stop);
+    limited(member.task).await.unwrap();
+}

@@ -22,6 +22,10 @@ pub(super) struct State {
     pub(super) candidacy: Candidacy,
     /// How often somebody has stood.
     pub(super) stood: u32,
+    /// It can't be asked for the cluster ID.
+    pub(super) is_away: bool,
+    /// How often it was asked for the cluster ID.
+    pub(super) asked: u32,
     /// Nobody takes a lease over that was handed to it.
     pub(super) refuses: bool,
 }
@@ -142,7 +146,12 @@ impl Leaser for MemoryLeaser {
     }
 
     async fn cluster_id(&self) -> Result<Option<ClusterId>, LeaseError> {
-        Ok(self.place.with(|state| state.cluster_id.clone()))
+        let mut state = self.place.state.lock().unwrap();
+        state.asked += 1;
+        match state.is_away {
+            true => Err(LeaseError::Unavailable { message: "away".into() }),
+            false => Ok(state.cluster_id.clone()),
+        }
     }
 
     async fn set_cluster_id(&self, id: &ClusterId) -> Result<(), LeaseError> {
