@@ -7,7 +7,6 @@ use litefs_core::types::DbName;
 use super::Config;
 use super::error::ConfigError;
 use super::load::{Loaded, Source};
-use crate::environment::Environment;
 use crate::words;
 
 /// A command of the `exec` list, split into words.
@@ -115,6 +114,7 @@ mod tests {
     use super::*;
     use crate::config::load::{Overrides, load};
     use crate::config::value::{ExecCommand, ExecList};
+    use crate::environment::Environment;
 
     fn config(change: impl FnOnce(&mut Config)) -> Config {
         let mut config = Config::default();
