@@ -84,7 +84,7 @@ impl FlyMachine {
             match self.tell(role).await {
                 Ok(()) => return,
                 Err(err) => {
-                    tracing::info!("cannot set environment role to {role}, retrying: {err}")
+                    tracing::info!("cannot set environment role to {role}, retrying: {err}");
                 }
             }
             sleep(PAUSE).await;
