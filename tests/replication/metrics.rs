@@ -11,7 +11,8 @@ pub(super) struct Metrics(String);
 
 impl Metrics {
     pub(super) fn of(node: &Node) -> Metrics {
-        let (status, text) = http::ask(address(node), "GET", "/metrics", "").unwrap();
+        let (status, body) = http::ask(address(node), "GET", "/metrics", "", LIMIT).unwrap();
+        let text = String::from_utf8(body).unwrap();
         assert_eq!(status, 200, "{text}");
         Metrics(text)
     }

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::http::ask;
+use crate::http;
 use crate::process::Process;
 
 /// A Consul that runs, or could again.
@@ -278,6 +278,11 @@ fn make_certificates(dir: &Path) {
 /// Whether it has a leader that takes writes.
 fn is_ready(http: SocketAddr) -> bool {
     matches!(ask(http, "GET", "/v1/kv/?keys&consistent", ""), Ok((200 | 403 | 404, _)))
+}
+
+fn ask(http: SocketAddr, method: &str, target: &str, body: &str) -> std::io::Result<(u16, String)> {
+    let (status, body) = http::ask(http, method, target, body, Duration::from_secs(10))?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 fn binary() -> &'static Path {

@@ -1,28 +1,31 @@
-//! One HTTP request, in the plainest way.
+//! HTTP by hand, as any program may ask a node or Consul.
+//!
+//! HTTP/1.0, so an answer is all there is on the connection.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Status and body. HTTP/1.0, so an answer is all there is on the connection.
+/// Status and body of the answer; no single step may take longer than `limit`.
 ///
 /// # Errors
-/// If there is no answer, or it isn't HTTP.
+/// If there is none.
 pub fn ask(
-    server: SocketAddr,
+    addr: SocketAddr,
     method: &str,
     target: &str,
     body: &str,
-) -> io::Result<(u16, String)> {
-    const LIMIT: Duration = Duration::from_secs(10);
-    let mut stream = TcpStream::connect_timeout(&server, LIMIT)?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    limit: Duration,
+) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect_timeout(&addr, limit)?;
+    stream.set_read_timeout(Some(limit))?;
     let length = body.len();
     write!(stream, "{method} {target} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let invalid = || io::Error::other(format!("no HTTP answer: {answer:?}"));
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(invalid)?;
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(invalid)?;
-    Ok((status, body.to_owned()))
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let body = end.map(|end| answer.split_off(end + 4));
+    let head = String::from_utf8_lossy(&answer);
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    status.zip(body).ok_or_else(|| io::Error::other(format!("no HTTP answer: {head:?}")))
 }

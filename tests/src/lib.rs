@@ -8,6 +8,11 @@
 //!   test ─▶ netns     hosts with a network of the kernel's, which fails as told, too
 //!   test ─▶ consul    a real Consul, which stops, forgets, and is looked into
 //!   test ─▶ http      one request
+//!   test ─▶ handovers  one primary after the other, and how long nobody can write
+//!         ▶ chaos     troubles at random
+//!             └▶ candidates  nodes that each may lead, with networks that fail
+//!             └▶ receipts    what applications on the nodes were told is committed
+//!             └▶ verdict     what must be true of them at the end
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
 //!   test ─▶ wire      an oracle: streams and LTX files, decoded from their bytes alone
@@ -23,16 +28,21 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod bench;
+pub mod candidates;
+pub mod chaos;
 pub mod cluster;
 pub mod consul;
+pub mod handovers;
 pub mod http;
 pub mod netns;
 pub mod node;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod receipts;
 pub mod scan;
 pub mod sim;
 pub mod sqlite;
+pub mod verdict;
 pub mod wire;
 pub mod workload;

@@ -21,10 +21,14 @@
 //! one whose processes outlive it ends with the last of them.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::node::LIMIT;
 use crate::process::Process;
@@ -111,6 +115,20 @@ impl Host {
         let mut command = Command::new(&through[0]);
         command.args(&through[1..]).arg(program);
         command
+    }
+
+    /// Does the work on a thread of this host: sockets that are made there stay there.
+    ///
+    /// # Panics
+    /// If the work does.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.namespace.name)).unwrap();
+        let on_host = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        let done = thread::scope(|scope| scope.spawn(on_host).join());
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// Pulls its cable.

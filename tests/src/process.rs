@@ -173,6 +173,11 @@ impl Process {
         self.lock().lines.clone()
     }
 
+    /// The lines after the first `count`.
+    pub fn lines_after(&self, count: usize) -> Vec<Line> {
+        self.lock().lines.get(count..).unwrap_or_default().to_vec()
+    }
+
     /// The lines of one stream so far.
     pub fn stream(&self, stream: Stream) -> Vec<String> {
         self.lines().into_iter().filter(|l| l.stream == stream).map(|l| l.text).collect()

@@ -19,14 +19,20 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::shutdown;
+
+use crate::netns::Host;
 
 /// A proxy; its connections end with it.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
+    listener: TcpListener,
     shared: Arc<Shared>,
 }
 
@@ -105,19 +111,27 @@ impl Proxy {
     /// # Panics
     /// If there is no port.
     pub fn start() -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Proxy::accept_on(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// A proxy that only processes on that host reach, at its loopback address. It leads to this process's network.
+    ///
+    /// # Panics
+    /// If there is no port.
+    pub fn start_on(host: &Host) -> Proxy {
+        Proxy::accept_on(host.within(|| TcpListener::bind("127.0.0.1:0")).unwrap())
+    }
+
+    fn accept_on(listener: TcpListener) -> Proxy {
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let accepting = shared.clone();
+        let (accepting, ending) = (shared.clone(), listener.try_clone().unwrap());
         thread::spawn(move || {
             for from in listener.incoming().map_while(Result::ok) {
-                if accepting.lock().closed {
-                    return;
-                }
                 accepting.connect(from);
             }
         });
-        Proxy { addr, shared }
+        Proxy { addr, listener: ending, shared }
     }
 
     /// Its URL.
@@ -199,8 +213,8 @@ impl Drop for Proxy {
             state.closed = true;
             state.cut();
         });
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(self.addr);
+        // Wakes the thread that accepts, and ends it.
+        let _ = shutdown(self.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 }
 

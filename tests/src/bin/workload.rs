@@ -12,6 +12,9 @@
 //! litefs-workload --check DB SECONDS                             a read each 0.2 ms; all rows of `t` must be equal,
 //!                                                                and never older than before; prints "ready", then
 //!                                                                reads, errors, wrong ones; p50, p99, max in µs
+//! litefs-workload --receipts DB SITE FIRST MICROS                adds rows whatever comes, after so many µs each;
+//!                                                                prints those that SQLite has acknowledged: row,
+//!                                                                number, begin, end (CLOCK_MONOTONIC)
 //! ```
 
 use std::convert::Infallible;
@@ -22,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use litefs_tests::bench::{clock, percentile};
 use litefs_tests::random::Random;
+use litefs_tests::receipts;
 use litefs_tests::sqlite;
 use litefs_tests::workload::{self, Mode, Workload};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -43,6 +47,11 @@ fn main() -> ExitCode {
         }
         ["--check", path, seconds] => {
             check(Path::new(path), seconds).map_err(|err| err.to_string())
+        }
+        ["--receipts", path, site, first, micros] => {
+            let number = |text: &str| text.parse().unwrap_or_default();
+            let pause = Duration::from_micros(number(micros));
+            receipts::write(Path::new(path), number(site) as usize, number(first), pause)
         }
         [path, journal, synchronous, seed, rest @ ..] => {
             let mode = Mode {
