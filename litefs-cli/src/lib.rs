@@ -19,6 +19,7 @@ mod config;
 mod environment;
 pub mod exec;
 mod expand;
+mod fly;
 mod goduration;
 mod guardian;
 mod logging;

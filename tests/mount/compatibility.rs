@@ -81,13 +81,7 @@ fn a_data_directory_of_the_original_opens_as_it_is() {
 #[test]
 fn a_node_that_isnt_the_primary_reads_and_doesnt_write() {
     let mut node = Node::start();
-    for journal in ["DELETE", "WAL"] {
-        let conn = sqlite::open(&node.path(journal));
-        sqlite::run(
-            &conn,
-            &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(x); INSERT INTO t VALUES (1)"),
-        );
-    }
+    node.make_databases();
     let before = (node.pos("DELETE"), node.pos("WAL"));
     assert_eq!(node.stop(), Some(0));
 

@@ -11,12 +11,11 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use litefs_tests::cluster::eventually;
 use litefs_tests::node::{LIMIT, Node, NodeOptions};
 use litefs_tests::process::{Process, Stream};
 use litefs_tests::random::Random;
 use litefs_tests::sqlite;
-use litefs_tests::workload::{self, Mode};
+use litefs_tests::workload::{self, FORGETFUL, Mode};
 use nix::sys::signal::Signal;
 
 const ROLLBACK: [Mode; 6] = [
@@ -71,7 +70,14 @@ fn acknowledged(writer: &Process, before: i64) -> i64 {
     lines.iter().rev().find_map(|line| line.parse().ok()).unwrap_or(before)
 }
 
-fn kill_the_node(modes: &[Mode]) {
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Node,
+    Application,
+}
+
+fn kill_the(victim: Victim, modes: &[Mode]) {
     let mut random = Random::from_env();
     let rounds = rounds();
     let mut node = node(rounds);
@@ -81,20 +87,26 @@ fn kill_the_node(modes: &[Mode]) {
         let (mode, name) = (modes[at], format!("db{at}"));
         let writer = writer(&node, &name, mode, random.any());
         a_random_moment(&writer, &mut random);
-        node.kill();
-        // It fails at its next access, or dies of SIGBUS if that is to the mapped wal-index.
+        if victim == Victim::Node {
+            node.kill();
+        }
+        // Without its node it fails at its next access, or dies of SIGBUS if that is to the mapped wal-index.
         writer.signal(Signal::SIGKILL);
         writer.wait(LIMIT);
         let acknowledged = acknowledged(&writer, last[at]);
 
-        node.up();
+        if victim == Victim::Node {
+            node.up();
+        }
         let what = format!("round {round}, {mode:?}, acknowledged {acknowledged}");
         if !node.path(&name).exists() {
             assert_eq!(acknowledged, 0, "{what}: the database is gone");
             continue;
         }
-        // Before anyone opens the database: what the node has brought about by itself.
-        node.check_position(&name);
+        if victim == Victim::Node {
+            // Before anyone opens the database: what the node has brought about by itself.
+            node.check_position(&name);
+        }
         let conn = sqlite::open(&node.path(&name));
         let found = workload::check(&conn).unwrap_or_else(|err| panic!("{what}: {err}"));
         assert!(found == acknowledged || found == acknowledged + 1, "{what}: found {found}");
@@ -106,43 +118,29 @@ fn kill_the_node(modes: &[Mode]) {
 
 #[test]
 fn kill_the_node_in_wal_mode() {
-    kill_the_node(&WAL);
+    kill_the(Victim::Node, &WAL);
 }
 
 #[test]
 fn kill_the_node_in_rollback_modes() {
-    kill_the_node(&ROLLBACK);
+    kill_the(Victim::Node, &ROLLBACK);
 }
 
 #[test]
 fn kill_the_node_without_a_journal() {
-    kill_the_node(&NO_JOURNAL);
+    kill_the(Victim::Node, &NO_JOURNAL);
 }
 
 /// SQLite doesn't journal what free pages hold, so its rollback leaves there what the transaction had written; and the
 /// log may have forgotten long since what was there before.
 #[test]
 fn kill_the_node_in_a_transaction_that_uses_free_pages() {
-    let data = "retention: 10ms\n  retention-monitor-interval: 20ms".into();
+    let data = FORGETFUL.into();
     let mut node = Node::start_with(NodeOptions { data, ..NodeOptions::default() });
     let conn = sqlite::open(&node.path("db"));
-    let insert = |from: i64, to: i64| {
-        format!(
-            "WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {to})
-             INSERT INTO t SELECT i, randomblob(3000) FROM n"
-        )
-    };
-    sqlite::run(&conn, "PRAGMA synchronous=OFF; CREATE TABLE t(x INTEGER PRIMARY KEY, y)");
-    sqlite::run(&conn, &format!("{}; DELETE FROM t WHERE x > 50", insert(1, 300)));
-    // Pages that are in no record of the log any more.
-    sqlite::run(&conn, "CREATE TABLE u(x)");
-    let forgotten = || {
-        sqlite::run(&conn, "DELETE FROM u; INSERT INTO u VALUES (randomblob(200000))");
-        !node.backing("db").join("log/0000000000000001.seg").exists()
-    };
-    assert!(eventually(LIMIT, forgotten));
+    workload::make_forgotten_pages(&node, "db", &conn);
     let before = node.pos("db");
-    sqlite::run(&conn, &format!("PRAGMA cache_size=5; BEGIN; {}", insert(1001, 1100)));
+    workload::overwrite_free_pages(&conn);
     node.kill();
     // Its files are those of a dead mount from now on, so it must not touch them again.
     std::mem::forget(conn);
@@ -151,45 +149,19 @@ fn kill_the_node_in_a_transaction_that_uses_free_pages() {
     assert_eq!(node.pos("db").txid, before.txid + 1, "what free pages hold now is a transaction");
     let conn = sqlite::open(&node.path("db"));
     assert_eq!(sqlite::number(&conn, "SELECT count(*) FROM t"), 50);
-    sqlite::run(&conn, &insert(1001, 1100));
+    sqlite::run(&conn, &workload::insert_rows(1001, 1100));
     drop(conn);
     node.check("db");
 }
 
-fn kill_the_application(modes: &[Mode]) {
-    let mut random = Random::from_env();
-    let rounds = rounds();
-    let node = node(rounds);
-    let mut last = vec![0; modes.len()];
-    for round in 0..rounds {
-        let at = round % modes.len();
-        let (mode, name) = (modes[at], format!("db{at}"));
-        let writer = writer(&node, &name, mode, random.any());
-        a_random_moment(&writer, &mut random);
-        writer.signal(Signal::SIGKILL);
-        writer.wait(LIMIT);
-        let acknowledged = acknowledged(&writer, last[at]);
-        if !node.path(&name).exists() {
-            continue;
-        }
-        let what = format!("round {round}, {mode:?}, acknowledged {acknowledged}");
-        let conn = sqlite::open(&node.path(&name));
-        let found = workload::check(&conn).unwrap_or_else(|err| panic!("{what}: {err}"));
-        assert!(found == acknowledged || found == acknowledged + 1, "{what}: found {found}");
-        drop(conn);
-        node.check(&name);
-        last[at] = found;
-    }
-}
-
 #[test]
 fn kill_the_application_in_wal_mode() {
-    kill_the_application(&WAL);
+    kill_the(Victim::Application, &WAL);
 }
 
 #[test]
 fn kill_the_application_in_rollback_modes() {
-    kill_the_application(&ROLLBACK);
+    kill_the(Victim::Application, &ROLLBACK);
 }
 
 /// SQLite leaves such a database broken, here as on any file system. What was written is captured when the

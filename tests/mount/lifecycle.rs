@@ -35,13 +35,7 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn stop_and_start_keep_everything() {
     let mut node = Node::start();
-    for journal in ["DELETE", "WAL"] {
-        let conn = sqlite::open(&node.path(journal));
-        sqlite::run(
-            &conn,
-            &format!("PRAGMA journal_mode={journal}; CREATE TABLE t(x); INSERT INTO t VALUES (1)"),
-        );
-    }
+    node.make_databases();
     for round in 1..4 {
         let before = (node.pos("DELETE"), node.pos("WAL"));
         assert_eq!(node.stop(), Some(0), "{}", node.process().output());

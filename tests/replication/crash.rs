@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::mem;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -11,8 +12,10 @@ use litefs_tests::node::{LIMIT, Node};
 use litefs_tests::process::Process;
 use litefs_tests::random::Random;
 use litefs_tests::sqlite;
+use litefs_tests::workload::{self, FORGETFUL};
 use nix::sys::signal::Signal;
 
+use crate::metrics::Metrics;
 use crate::{MODES, while_writing};
 
 fn rounds() -> usize {
@@ -129,5 +132,39 @@ fn a_primary_killed_while_it_sends_goes_on() {
         writer.wait(LIMIT);
         cluster.primary_up();
         cluster.converge(mode.journal);
+    }
+}
+
+/// SQLite's rollback leaves in free pages what the transaction had written there, so the whole database is logged anew; or
+/// its position alone, if it is too big for the log.
+#[test]
+fn a_primary_killed_in_a_transaction_that_uses_free_pages_is_followed() {
+    for (blob, sent, others) in [(1, "ltx", "ltx:snapshot"), (70 << 20, "ltx:snapshot", "ltx")] {
+        let data = FORGETFUL.into();
+        let mut cluster = Cluster::start_with(ClusterOptions { data, ..ClusterOptions::default() });
+        let conn = sqlite::open(&cluster.primary.path("db"));
+        sqlite::run(&conn, &format!("CREATE TABLE big AS SELECT randomblob({blob})"));
+        workload::make_forgotten_pages(&cluster.primary, "db", &conn);
+        let before = cluster.await_position("db").unwrap();
+        workload::overwrite_free_pages(&conn);
+        cluster.primary.kill();
+        // Its files are those of a dead mount from now on, so it must not touch them again.
+        mem::forget(conn);
+        // The replica may take its time.
+        cluster.primary.options().data.clear();
+        cluster.primary_up();
+        cluster.converge("db");
+
+        assert_eq!(cluster.primary.pos("db").txid, before.txid + 1);
+        let metrics = Metrics::of(&cluster.primary);
+        let count = |kind| format!("litefs_http_frame_send_count{{db=\"db\",type=\"{kind}\"}}");
+        metrics.check(&[(&count(sent), 1.0)]);
+        assert!(!metrics.has(&count(others)));
+        // Free pages and all, both go on from there.
+        let conn = sqlite::open(&cluster.primary.path("db"));
+        assert_eq!(sqlite::number(&conn, "SELECT count(*) FROM t"), 50);
+        sqlite::run(&conn, &workload::insert_rows(1001, 1100));
+        drop(conn);
+        cluster.converge("db");
     }
 }

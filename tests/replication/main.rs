@@ -10,9 +10,11 @@
 mod behind;
 mod crash;
 mod live;
+mod metrics;
 mod network;
 mod partition;
 mod scale;
+mod wire;
 
 use std::path::Path;
 use std::thread;

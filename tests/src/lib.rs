@@ -7,6 +7,7 @@
 //!             └▶ proxy     a network between them that fails as told
 //!   test ─▶ netns     hosts with a network of the kernel's, which fails as told, too
 //!   test ─▶ consul    a real Consul, which stops, forgets, and is looked into
+//!   test ─▶ http      one request
 //!   test ─▶ handovers  one primary after the other, and how long nobody can write
 //!         ▶ chaos     troubles at random
 //!             └▶ candidates  nodes that each may lead, with networks that fail
@@ -14,6 +15,7 @@
 //!             └▶ verdict     what must be true of them at the end
 //!   test ─▶ sqlite    connections, the sqlite3 shell, dumps
 //!   test ─▶ scan      an oracle: the checksum of all pages, computed from the files alone
+//!   test ─▶ wire      an oracle: streams and LTX files, decoded from their bytes alone
 //!   test ─▶ workload  random transactions whose outcome can be checked; also as a process of its own
 //!   test ─▶ random    numbers from a seed that is printed
 //!   bench ─▶ bench    what to measure, a table of figures, the bench database
@@ -42,4 +44,5 @@ pub mod scan;
 pub mod sim;
 pub mod sqlite;
 pub mod verdict;
+pub mod wire;
 pub mod workload;

@@ -243,6 +243,19 @@ impl Node {
         mounts.lines().any(|line| line.split(' ').nth(1) == Some(&*dir))
     }
 
+    /// Makes two databases, `DELETE` and `WAL` by name and mode, each with a table `t` of one row.
+    ///
+    /// # Panics
+    /// If it can't.
+    #[track_caller]
+    pub fn make_databases(&self) {
+        for journal in ["DELETE", "WAL"] {
+            let make = "CREATE TABLE t(x); INSERT INTO t VALUES (1)";
+            let sql = format!("PRAGMA journal_mode={journal}; {make}");
+            sqlite::run(&sqlite::open(&self.path(journal)), &sql);
+        }
+    }
+
     /// What `-pos` says.
     ///
     /// # Panics

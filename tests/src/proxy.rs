@@ -7,6 +7,7 @@
 //!                 ├─ delay     each piece of the answer is late
 //!                 ├─ cut       all connections end; the next one may pass
 //!                 ├─ target    somebody else answers, or nobody
+//!                 ├─ record    all bytes of the connections that come are kept
 //!                 ├─ fault     one byte of the next answer is flipped, or the answer ends before it
 //!                 └─ cut_next  the next connection ends within what is asked, or answered; others go on
 //! ```
@@ -73,6 +74,15 @@ pub enum Way {
     Answer,
 }
 
+/// The bytes of a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// What the client sent.
+    pub request: Vec<u8>,
+    /// What came back.
+    pub answer: Vec<u8>,
+}
+
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
@@ -88,6 +98,8 @@ struct State {
     request_fault: Option<Fault>,
     accepted: u64,
     struck: u64,
+    recording: bool,
+    records: Vec<Recorded>,
     /// Both ends of each connection.
     ends: Vec<TcpStream>,
     closed: bool,
@@ -164,6 +176,16 @@ impl Proxy {
         });
     }
 
+    /// Keeps all bytes of the connections that come from now on.
+    pub fn record(&self) {
+        self.shared.change(|state| state.recording = true);
+    }
+
+    /// What was recorded of each connection so far.
+    pub fn records(&self) -> Vec<Recorded> {
+        self.shared.lock().records.clone()
+    }
+
     /// How many connections there were.
     pub fn accepted(&self) -> u64 {
         self.shared.lock().accepted
@@ -225,19 +247,30 @@ impl Shared {
         };
         let clone = |stream: &TcpStream| stream.try_clone().expect("descriptors are left");
         let (from2, to2) = (clone(&from), clone(&to));
-        let (mut fault, mut request_fault) = (None, None);
+        let (mut fault, mut request_fault, mut record) = (None, None, None);
         self.change(|state| {
             state.accepted += 1;
             state.ends.extend([clone(&from), clone(&to)]);
             fault = state.fault.take();
             request_fault = state.request_fault.take();
+            if state.recording {
+                record = Some(state.records.len());
+                state.records.push(Recorded::default());
+            }
         });
         let (up, down) = (self.clone(), self.clone());
-        thread::spawn(move || up.pump(from, to, request_fault, false));
-        thread::spawn(move || down.pump(to2, from2, fault, true));
+        thread::spawn(move || up.pump(from, to, request_fault, record, false));
+        thread::spawn(move || down.pump(to2, from2, fault, record, true));
     }
 
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream, fault: Option<Fault>, is_answer: bool) {
+    fn pump(
+        &self,
+        mut from: TcpStream,
+        mut to: TcpStream,
+        fault: Option<Fault>,
+        record: Option<usize>,
+        is_answer: bool,
+    ) {
         let mut injector = fault.map(Injector::new);
         let mut buf = vec![0; 64 << 10];
         while let Ok(n @ 1..) = from.read(&mut buf) {
@@ -245,6 +278,11 @@ impl Shared {
                 break;
             }
             let (len, struck) = injector.as_mut().map_or((n, false), |i| i.apply(&mut buf[..n]));
+            if let Some(record) = record {
+                let record = &mut self.lock().records[record];
+                let half = if is_answer { &mut record.answer } else { &mut record.request };
+                half.extend(&buf[..len]);
+            }
             let sent = to.write_all(&buf[..len]);
             if struck {
                 self.change(|state| state.struck += 1);

@@ -17,11 +17,11 @@ use std::path::Path;
 
 use crc::{CRC_64_GO_ISO, Crc, Table};
 
-const CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_GO_ISO);
+pub(crate) const CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_GO_ISO);
 /// The checksum of a database without pages.
 pub const EMPTY: u64 = FLAG;
 
-const FLAG: u64 = 1 << 63;
+pub(crate) const FLAG: u64 = 1 << 63;
 
 /// The checksum of a database with its WAL, which need not exist.
 ///
@@ -56,12 +56,17 @@ pub fn checksum(database: &Path, wal: &Path) -> io::Result<u64> {
                 }
             }
         }
-        let mut digest = CRC64.digest();
-        digest.update(&number32.to_be_bytes());
-        digest.update(&page);
-        sum ^= digest.finalize() | FLAG;
+        sum ^= page_checksum(number32, &page);
     }
     Ok(sum | FLAG)
+}
+
+/// The checksum of one page.
+pub(crate) fn page_checksum(number: u32, page: &[u8]) -> u64 {
+    let mut digest = CRC64.digest();
+    digest.update(&number.to_be_bytes());
+    digest.update(page);
+    digest.finalize() | FLAG
 }
 
 /// Page size and page count, as SQLite takes them: the header's count, if nobody older wrote last.

@@ -154,10 +154,10 @@ fn kept_aside(candidates: &Candidates, name: &str, wrong: &mut Vec<String>) -> H
     for candidate in &candidates.all {
         let root = candidate.node.backing(name).join("diverged");
         for file in entries(&root).iter().flat_map(|dir| entries(dir)) {
-            if file.extension().is_some_and(|extension| extension == "ltx") {
-                if let Err(err) = read_ltx(&file, &mut tokens) {
-                    wrong.push(format!("{}: {err}", file.display()));
-                }
+            if file.extension().is_some_and(|extension| extension == "ltx")
+                && let Err(err) = read_ltx(&file, &mut tokens)
+            {
+                wrong.push(format!("{}: {err}", file.display()));
             }
         }
     }

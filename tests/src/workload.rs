@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use crate::cluster::eventually;
+use crate::node::{LIMIT, Node};
 use crate::random::{Random, mix};
 use crate::sqlite;
 
@@ -194,3 +196,38 @@ fn body(id: i64, version: i64) -> Vec<u8> {
     let len = random.below(1200) as usize;
     random.bytes(len)
 }
+
+/// Makes a table `t` of 50 rows and many free pages, which the log of a node that is [`FORGETFUL`] doesn't know any more.
+/// SQLite doesn't journal them.
+///
+/// # Panics
+/// If the log doesn't forget.
+#[track_caller]
+pub fn make_forgotten_pages(node: &Node, name: &str, conn: &Connection) {
+    sqlite::run(conn, "PRAGMA synchronous=OFF; CREATE TABLE t(x INTEGER PRIMARY KEY, y)");
+    sqlite::run(conn, &format!("{}; DELETE FROM t WHERE x > 50", insert_rows(1, 300)));
+    sqlite::run(conn, "CREATE TABLE u(x)");
+    let segment = node.backing(name).join("log/0000000000000001.seg");
+    let forgotten = || {
+        sqlite::run(conn, "DELETE FROM u; INSERT INTO u VALUES (randomblob(200000))");
+        !segment.exists()
+    };
+    assert!(eventually(LIMIT, forgotten), "the log keeps its first transactions");
+}
+
+/// Leaves a transaction open that has written to free pages.
+#[track_caller]
+pub fn overwrite_free_pages(conn: &Connection) {
+    sqlite::run(conn, &format!("PRAGMA cache_size=5; BEGIN; {}", insert_rows(1001, 1100)));
+}
+
+/// Inserts rows into the table of [`make_forgotten_pages`].
+pub fn insert_rows(from: i64, to: i64) -> String {
+    format!(
+        "WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {to})
+         INSERT INTO t SELECT i, randomblob(3000) FROM n"
+    )
+}
+
+/// The section `data` of a node that keeps logged transactions for no longer than it must.
+pub const FORGETFUL: &str = "retention: 10ms\n  retention-monitor-interval: 20ms";

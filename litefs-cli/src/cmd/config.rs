@@ -38,14 +38,14 @@ pub(super) fn run(args: &[OsString]) -> Result<ExitCode, Failure> {
         ..Overrides::default()
     };
     let loaded = load(&overrides, &env)?;
-    explain(&loaded, &env);
+    explain(&loaded);
     let commands = validate(&loaded.config)?;
     explain_commands(&commands);
     say(format_args!("\nThe configuration is valid."));
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain(loaded: &Loaded, env: &Environment) {
+fn explain(loaded: &Loaded) {
     if let Some(path) = &loaded.path {
         say(format_args!("Config file: {}", path.display()));
     }
@@ -66,7 +66,7 @@ fn explain(loaded: &Loaded, env: &Environment) {
         let source = loaded.source(key);
         say(format_args!("  {key:key_width$}  {value:value_width$}  {source}"));
     }
-    let warnings = warnings(loaded, env);
+    let warnings = warnings(loaded);
     if !warnings.is_empty() {
         say(format_args!("\nWarnings:"));
         warnings.iter().for_each(|warning| say(format_args!("  {warning}")));

@@ -14,8 +14,8 @@ use litefs_core::ltx::{self, Decoder, Timestamp};
 use litefs_core::types::{Checksum, Txid};
 use thiserror::Error;
 
-use super::{Failure, Usage, data_dir, say, say_err};
-use crate::args::{ArgError, Flag, Parsed};
+use super::{DATA_DIR_FLAGS, Failure, Usage, data_dir, say, say_err};
+use crate::args::{ArgError, Parsed};
 use crate::ostext::os_text;
 
 /// Why a transaction can't be shown.
@@ -214,13 +214,6 @@ Usage:
     litefs ltx show   FILE                   the same of an LTX file
     litefs ltx verify [flags] DB|FILE...     check every checksum
 ",
-    flags: &[
-        Flag { name: "data", value: "PATH", help: "the data directory" },
-        Flag {
-            name: "config",
-            value: "PATH",
-            help: "take the data directory from this configuration",
-        },
-    ],
+    flags: DATA_DIR_FLAGS,
     bad_args: 1,
 };

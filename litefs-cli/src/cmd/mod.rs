@@ -180,6 +180,12 @@ fn show_usage() -> Result<ExitCode, Failure> {
     Err(Failure::HelpShown)
 }
 
+/// What [`data_dir`] reads.
+const DATA_DIR_FLAGS: &[Flag] = &[
+    Flag { name: "data", value: "PATH", help: "the data directory" },
+    Flag { name: "config", value: "PATH", help: "take the data directory from this configuration" },
+];
+
 /// The data directory that the flags `-data` and `-config` tell, or else the configuration.
 fn data_dir(parsed: &Parsed) -> Result<PathBuf, Failure> {
     if let Some(dir) = parsed.value("data") {

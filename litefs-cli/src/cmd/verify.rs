@@ -11,8 +11,8 @@ use litefs_core::error::chain;
 use litefs_core::store::StoreOptions;
 use litefs_core::types::{DbName, Pos};
 
-use super::{Failure, Usage, data_dir, say, say_err};
-use crate::args::{ArgError, Flag};
+use super::{DATA_DIR_FLAGS, Failure, Usage, data_dir, say, say_err};
+use crate::args::ArgError;
 
 /// Checks the named databases, or all.
 pub(super) fn run(args: &[OsString]) -> Result<ExitCode, Failure> {
@@ -87,13 +87,6 @@ Usage:
 Without names, all databases of the data directory are checked. No litefs may be
 running on it.
 ",
-    flags: &[
-        Flag { name: "data", value: "PATH", help: "the data directory" },
-        Flag {
-            name: "config",
-            value: "PATH",
-            help: "take the data directory from this configuration",
-        },
-    ],
+    flags: DATA_DIR_FLAGS,
     bad_args: 1,
 };

@@ -7,7 +7,6 @@ use litefs_core::types::DbName;
 use super::Config;
 use super::error::ConfigError;
 use super::load::{Loaded, Source};
-use crate::environment::Environment;
 use crate::words;
 
 /// A command of the `exec` list, split into words.
@@ -65,17 +64,13 @@ pub(crate) fn validate(config: &Config) -> Result<Vec<Command>, ConfigError> {
 }
 
 /// What is allowed but probably not meant, or has no effect yet; one sentence each.
-pub(crate) fn warnings(loaded: &Loaded, env: &Environment) -> Vec<String> {
+pub(crate) fn warnings(loaded: &Loaded) -> Vec<String> {
     let mut warnings = Vec::new();
     for (key, _) in loaded.values() {
         let (source, inert) = (loaded.source(&key), without_effect(&key));
         if source != Source::Default && inert {
             warnings.push(format!("{key} has no effect yet (set by {source})"));
         }
-    }
-    if env.var("FLY_APP_NAME").is_some_and(|v| !v.is_empty()) {
-        warnings
-            .push("host environment fly.io detected (FLY_APP_NAME), it has no effect yet".into());
     }
     for (index, entry) in loaded.config.exec.0.iter().enumerate() {
         if let Ok(split) = words::split(&entry.cmd)
@@ -119,6 +114,7 @@ mod tests {
     use super::*;
     use crate::config::load::{Overrides, load};
     use crate::config::value::{ExecCommand, ExecList};
+    use crate::environment::Environment;
 
     fn config(change: impl FnOnce(&mut Config)) -> Config {
         let mut config = Config::default();
@@ -184,13 +180,12 @@ mod tests {
         let path = dir.path().join("litefs.yml");
         let text = "lease: {type: static}\nbackup: {path: /b}\nproxy: {target: x}\nexec: a; b\n";
         std::fs::write(&path, text).unwrap();
-        let env = Environment::from([("FLY_APP_NAME", "app")]);
+        let env = Environment::default();
         let overrides = Overrides { config: Some(path), ..Overrides::default() };
-        let got = warnings(&load(&overrides, &env).unwrap(), &env);
+        let got = warnings(&load(&overrides, &env).unwrap());
         let want = [
             "proxy.target has no effect yet",
             "backup.path has no effect yet",
-            "host environment fly.io",
             "exec command[0]: everything from \"; b",
         ];
         for text in want {

@@ -136,7 +136,8 @@ impl Database {
                 c.page_size = Some(header.page_size);
             }
             if c.dirty.whole && !c.logged.count.is_zero() {
-                self.commit_unjournaled(c)?;
+                // Decided before the start, so whether this node may write now doesn't matter.
+                self.commit_file(c, || Ok(()))?;
             }
         }
         Ok(())

@@ -31,6 +31,7 @@ use crate::config::load::{Loaded, Overrides, load};
 use crate::config::validate::{validate, warnings};
 use crate::environment::Environment;
 use crate::exec::Launcher;
+use crate::fly::FlyMachine;
 use crate::logging::{Logging, Sink};
 use crate::trace_file::{Limits, TraceFile};
 
@@ -50,13 +51,15 @@ pub(super) fn run(args: &[OsString]) -> Result<ExitCode, Failure> {
 
     say(format_args!("{}", version::line()));
     init_logging(&loaded, parsed.switch("tracing"))?;
-    warnings(&loaded, &env).iter().for_each(|warning| tracing::warn!("{warning}"));
+    warnings(&loaded).iter().for_each(|warning| tracing::warn!("{warning}"));
 
     let mut launcher = Launcher::new("/proc/self/exe");
     for (name, value) in env.additions() {
         launcher = launcher.env(name, value);
     }
-    let session = Session::new(loaded.config, commands, launcher, parsed.switch("skip-unmount"));
+    let host = FlyMachine::detect(&env);
+    let skip_unmount = parsed.switch("skip-unmount");
+    let session = Session::new(loaded.config, commands, launcher, host, skip_unmount);
     session.map_err(Failure::Signals)?.run()
 }
 

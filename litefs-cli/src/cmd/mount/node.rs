@@ -18,6 +18,7 @@ use super::lease::leaser;
 use super::services::{HttpServer, RoleThread};
 use super::start::{CloseError, StartError, holder, listen};
 use crate::config::{self, Config};
+use crate::fly::FlyMachine;
 
 /// A node that is up.
 #[derive(Debug)]
@@ -38,6 +39,11 @@ impl Node {
     /// Whether it is the primary now.
     pub(super) fn is_primary(&self) -> bool {
         self.store.is_primary()
+    }
+
+    /// Tells the host environment the role, now and whenever it changes.
+    pub(super) fn tell_role(&self, host: FlyMachine) {
+        self.role.spawn(host.report(Arc::clone(&self.store)));
     }
 
     /// Has the primary hand over to this node. It becomes the primary a little later.

@@ -98,6 +98,11 @@ impl RoleThread {
         });
     }
 
+    /// Work that ends with the thread.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
+    }
+
     /// Runs a call of its runtime on this thread.
     pub(super) fn block_on<T>(&self, call: impl Future<Output = T>) -> T {
         self.runtime.block_on(call)

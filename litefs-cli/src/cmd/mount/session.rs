@@ -14,6 +14,7 @@ use super::start::StartError;
 use crate::config::Config;
 use crate::config::validate::Command;
 use crate::exec::{Exit, Launcher, Running};
+use crate::fly::FlyMachine;
 use crate::signals;
 
 /// What can happen.
@@ -42,6 +43,8 @@ pub(super) struct Session {
     config: Config,
     commands: Vec<Command>,
     launcher: Launcher,
+    /// Who is to be told the role.
+    host: Option<FlyMachine>,
     skip_unmount: bool,
     events: Receiver<Event>,
     sender: Sender<Event>,
@@ -56,12 +59,23 @@ impl Session {
         config: Config,
         commands: Vec<Command>,
         launcher: Launcher,
+        host: Option<FlyMachine>,
         skip_unmount: bool,
     ) -> io::Result<Session> {
         let (sender, events) = mpsc::channel();
         signals::listen(sender.clone(), Event::Signal)?;
         let (node, finished) = (None, Vec::new());
-        Ok(Session { config, commands, launcher, skip_unmount, events, sender, node, finished })
+        Ok(Session {
+            config,
+            commands,
+            launcher,
+            host,
+            skip_unmount,
+            events,
+            sender,
+            node,
+            finished,
+        })
     }
 
     /// Starts, waits, closes.
@@ -109,6 +123,9 @@ impl Session {
                 Event::Started(started) => {
                     return match *started {
                         Ok(node) => {
+                            if let Some(host) = self.host.take() {
+                                node.tell_role(host);
+                            }
                             self.node = Some(node);
                             if signalled { Err(Stop::Signal) } else { Ok(()) }
                         }

@@ -132,18 +132,26 @@ impl Database {
 
     /// Commits what was written without a journal.
     pub(in crate::db) fn commit_unjournaled(&self, c: &mut Capture) -> Result<(), Error> {
+        self.commit_file(c, || match self.writable()? {
+            Right::Own(_) => Ok(()),
+            Right::Lent(_) => Err(Error::Unprotected { db: self.name.clone() }),
+        })
+    }
+
+    /// Commits what the database file holds, if it isn't what the log says, and if it may be.
+    pub(in crate::db) fn commit_file(
+        &self,
+        c: &mut Capture,
+        may: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if c.dirty.is_empty() || c.journal_hot || c.wal.is_some() {
             return Ok(());
         }
         let started = Instant::now();
         let plan = self.plan_from_file(c)?;
-        if plan.is_some()
-            && let Right::Lent(_) = self.writable()?
-        {
-            return Err(Error::Unprotected { db: self.name.clone() });
-        }
         let logged = plan.as_ref().map(Plan::logged);
         if let Some(plan) = plan {
+            may()?;
             self.check_not_halted()?;
             self.append(plan, RecordKind::Plain)?;
             self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
