@@ -21,7 +21,7 @@
 //!   bench ─▶ bench    what to measure, a table of figures, the bench database
 //! ```
 //!
-//! Nothing here knows the engine: bytes, processes and SQLite only. A mount that hangs doesn't hang the
+//! Nothing here but `sim` knows the engine: bytes, processes and SQLite only; `verdict` decodes LTX files. A mount that hangs doesn't hang the
 //! test: each [`node::Node`] has a limit to its life, then its connection is aborted.
 
 // A failed expectation is what a test has to report.
