@@ -5,7 +5,7 @@
 //! | this candidate | takes the lease |
 //! |---|---|
 //! | has all that a primary is known to have reached, and nobody who stands has more | at once |
-//! | followed the last primary, caught up, until its end a moment ago | at once: it may lack the last moment |
+//! | followed a primary, caught up, until its end a moment ago, in the last reign or the one before | at once: it may lack the last moment |
 //! | lacks something, and followed nobody lately | never, unless stale promotion is allowed |
 //! | has nothing, and the cluster has something | never, unless stale promotion is allowed |
 //! | any of these, while a candidate stands that has more | after [`GRACE`], if that one hasn't taken it |
@@ -23,7 +23,7 @@ use litefs_lease::{Candidacy, Progress};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) progress: Progress,
-    /// It had all that the last primary had, and followed it until a moment ago.
+    /// It had all that a primary had, and followed it until a moment ago.
     pub(super) was_live: bool,
     /// Its user has said that old data is better than none.
     pub(super) allow_stale: bool,
@@ -47,7 +47,9 @@ pub(super) fn judge(own: Candidate, known: Candidacy, waited: Duration) -> Verdi
     }
     let reached = known.reached.unwrap_or_default();
     let is_empty = own.progress.transactions == 0;
-    if own.progress >= reached || (own.was_live && !is_empty) {
+    // A primary may have died before anybody had all of its reign; but who missed a whole one follows nobody any more.
+    let is_live = own.was_live && own.progress.reign + 1 >= reached.reign;
+    if own.progress >= reached || (is_live && !is_empty) {
         return Verdict::Take;
     }
     match own.allow_stale {
@@ -104,6 +106,9 @@ mod tests {
     fn one_who_followed_to_the_end_may_lack_the_last_moment() {
         let live = Candidate { was_live: true, ..candidate(at(3, 99)) };
         assert_eq!(judge(live, known(at(3, 100)), NOW), Verdict::Take);
+        assert_eq!(judge(live, known(at(4, 90)), NOW), Verdict::Take, "a reign that died young");
+        let forked = known(at(5, 90));
+        assert_eq!(judge(live, forked, NOW), Verdict::Stale, "it has missed a whole reign");
         let empty = Candidate { progress: at(3, 0), ..live };
         assert_eq!(judge(empty, known(at(3, 100)), NOW), Verdict::Stale);
     }

@@ -36,7 +36,7 @@ impl HttpServer {
         let router = router(Arc::clone(store), node);
         let (stop, stopped) = oneshot::channel();
         let run = move || {
-            runtime.block_on(async move {
+            let served = runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 // A dropped sender means stop as well.
                 let (stop, told) = oneshot::channel::<()>();
@@ -50,7 +50,10 @@ impl HttpServer {
                         tokio::time::sleep(GRACE).await;
                     } => Ok(()),
                 }
-            })
+            });
+            // What still waits for the mount must not be waited for: it ends with the mount.
+            runtime.shutdown_background();
+            served
         };
         let thread = std::thread::Builder::new().name("litefs-http".into()).spawn(run);
         tracing::info!("http server listening on: http://{}", shown(addr));
@@ -81,7 +84,11 @@ impl RoleThread {
         let runtime = runtime().map_err(failed)?;
         let (ready, handle) = (role.ready(), runtime.handle().clone());
         let (stop, told) = oneshot::channel::<()>();
-        let run = move || runtime.block_on(role.run(async { drop(told.await) }));
+        let run = move || {
+            runtime.block_on(role.run(async { drop(told.await) }));
+            // As above.
+            runtime.shutdown_background();
+        };
         let thread = std::thread::Builder::new().name("litefs-role".into()).spawn(run);
         let thread = Some(thread.map_err(failed)?);
         Ok(RoleThread { ready, runtime: handle, stop: Some(stop), thread })
