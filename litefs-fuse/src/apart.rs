@@ -12,6 +12,9 @@
 //! would stay for ever, with its mount and the lock of its data directory. So all that waits for the mount is done
 //! here, by a thread that has a table of descriptors of its own.
 //!
+//! Signals are blocked in the thread: a handler that the process has installed may use a descriptor, which here is closed, or
+//! another one.
+//!
 //! Invariant: what holds descriptors of that table is made, used and dropped by the thread; here that is the state `S`.
 
 use std::fs;
@@ -20,6 +23,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::SigSet;
 use nix::unistd::close;
 use parking_lot::Mutex;
 
@@ -79,8 +83,9 @@ impl<S> Drop for Apart<S> {
     }
 }
 
-/// Gives this thread a table of descriptors of its own, with the standard ones only.
+/// Gives this thread a table of descriptors of its own, with the standard ones only, and no signals.
 fn part() -> io::Result<()> {
+    SigSet::all().thread_block()?;
     unshare(CloneFlags::CLONE_FILES)?;
     let entries = fs::read_dir("/proc/thread-self/fd")?.flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -112,6 +117,15 @@ mod tests {
         assert!(first <= 5, "{first}");
         assert_eq!(apart.call(count).unwrap(), first + 1);
         here.metadata().unwrap();
+    }
+
+    #[test]
+    fn signals_are_for_other_threads() {
+        let apart = Apart::<()>::start("apart").unwrap();
+        let blocked = apart.call(|()| Ok(SigSet::thread_get_mask()?)).unwrap();
+        assert!(blocked.contains(nix::sys::signal::Signal::SIGTERM));
+        let here = SigSet::thread_get_mask().unwrap();
+        assert!(!here.contains(nix::sys::signal::Signal::SIGTERM));
     }
 
     #[test]

@@ -46,22 +46,22 @@ fn cut_everywhere(mode: &str, way: Way, step: usize) {
 
 #[test]
 fn a_request_may_end_anywhere_in_wal_mode() {
-    cut_everywhere("WAL", Way::Request, 7);
+    cut_everywhere("WAL", Way::Request, 31);
 }
 
 #[test]
 fn a_request_may_end_anywhere_in_rollback_mode() {
-    cut_everywhere("DELETE", Way::Request, 7);
+    cut_everywhere("DELETE", Way::Request, 37);
 }
 
 #[test]
 fn an_answer_may_end_anywhere_in_wal_mode() {
-    cut_everywhere("WAL", Way::Answer, 3);
+    cut_everywhere("WAL", Way::Answer, 7);
 }
 
 #[test]
 fn an_answer_may_end_anywhere_in_rollback_mode() {
-    cut_everywhere("PERSIST", Way::Answer, 3);
+    cut_everywhere("PERSIST", Way::Answer, 11);
 }
 
 /// The stream breaks within a transaction that has spilled: it can't be committed any more, but taken back.
