@@ -57,7 +57,9 @@ fn write_and_read(primary: &Node, replica: &Node, mode: &str) {
     let path = &replica.dir().join(mode);
     let (stop, reads, seen) = (AtomicBool::new(false), AtomicI64::new(0), AtomicI64::new(0));
     let written = std::thread::scope(|scope| {
-        for reopens in [false, false, true] {
+        // With rollback journals, a connection that closes can take another one's lock within one process, whatever the file
+        // system: SQLite's unixClose looks for locks, and closes the descriptor a moment later.
+        for reopens in [false, false, mode == "wal"] {
             let (stop, reads, seen) = (&stop, &reads, &seen);
             scope.spawn(move || {
                 let mut conn = open(path);
