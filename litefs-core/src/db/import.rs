@@ -234,10 +234,8 @@ impl Database {
         let mut capture = self.capture.lock();
         let c = &mut *capture;
         self.writable()?;
-        if c.staged.take().is_some() {
-            // Its journal was left behind, so it was never committed.
-            self.drop_last()?;
-        }
+        // Its journal was left behind, so it was never committed.
+        self.unstage(c)?;
         let plan = image.plan(&c.logged, &self.name)?;
         image.rename(self.paths.image(plan.pos()))?;
         self.env.sync_dir(self.paths.dir()).at("sync", self.paths.dir())?;
@@ -292,7 +290,7 @@ fn decode_header(bytes: &[u8]) -> Result<DbHeader, ImportError> {
 }
 
 /// Reads until the buffer is full or the source ends.
-fn fill(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while len < buf.len() {
         match from.read(&mut buf[len..]) {

@@ -506,9 +506,7 @@ impl Database {
         if !exists {
             return Err(Error::NotFound { db: self.name.clone() });
         }
-        if c.staged.take().is_some() {
-            self.drop_last()?;
-        }
+        self.unstage(c)?;
         if let (Some(page_size), false) = (c.logged.page_size, c.logged.count.is_zero()) {
             let txid = crate::types::Txid::after(c.logged.pos.map(|p| p.txid))
                 .ok_or_else(|| Error::TxidsExhausted { db: self.name.clone() })?;

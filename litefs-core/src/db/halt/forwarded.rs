@@ -9,11 +9,12 @@
 //! Until it is in the files nobody is told of it, so it can be taken out of the log again.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::HaltError;
 use crate::db::apply::{Applied, Applier, read_pages};
+use crate::db::import::fill;
 use crate::db::spool::{Spool, Tee};
 use crate::db::{Database, Right};
 use crate::error::Error;
@@ -63,7 +64,7 @@ impl Database {
 
     fn receive_forwarded(&self, body: &mut dyn Read) -> Result<Received, HaltError> {
         let mut head = [0; HEADER_LEN];
-        let n = read_head(body, &mut head).map_err(HaltError::Body)?;
+        let n = fill(body, &mut head).map_err(HaltError::Body)?;
         if n < head.len() {
             return Err(HaltError::ShortHeader { n });
         }
@@ -171,20 +172,6 @@ impl Database {
                 "cannot lock the WAL for the halt lock"),
         }
     }
-}
-
-/// Reads until the buffer is full or the source ends.
-fn read_head(from: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < buf.len() {
-        match from.read(&mut buf[len..]) {
-            Ok(0) => break,
-            Ok(n) => len += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(len)
 }
 
 /// So long may readers of a database in rollback mode hold a commit up.
