@@ -7,9 +7,6 @@
 //!   temp/data           ext4 on it, which believes that all of it is there
 //! ```
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,8 +1,5 @@
 //! A data directory as the original leaves it, and a node that isn't the primary.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 

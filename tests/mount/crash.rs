@@ -3,9 +3,6 @@
 //!
 //! `LITEFS_SEED` repeats a run as far as timing allows, `LITEFS_CRASH_ROUNDS` makes it longer.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::env;
 use std::process::Command;
 use std::thread;

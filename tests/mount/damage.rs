@@ -1,9 +1,6 @@
 //! Files of the data directory that were damaged while the node was down. Either the start is refused with
 //! a message that names what is broken, or that database is refused or repaired; the others are served.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,6 @@
 //! A data directory without space, or beyond its quota. The application gets an error, its transaction is rolled back, nothing
 //! that was acknowledged is lost, and work goes on once there is space.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,9 +1,6 @@
 //! What a mount of databases isn't made for. Each operation gets the errno a program can act on, none
 //! hangs, and the databases go on.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown, symlink};

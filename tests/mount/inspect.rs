@@ -1,8 +1,5 @@
 //! The commands that look at a data directory: `litefs ltx` beside a running node, `litefs verify` after it.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 use std::process::Command;
 

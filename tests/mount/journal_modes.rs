@@ -1,9 +1,6 @@
 //! Every way in which SQLite writes: journal modes, synchronous levels, locking modes, page sizes, and the
 //! switches between them. Each commit is checked by the node (`strict-verify`) and in the end by the oracle.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use litefs_tests::node::Node;
 use litefs_tests::sqlite;
 use litefs_tests::workload::{self, Mode, Workload};

@@ -1,8 +1,5 @@
 //! Databases past 1 GiB, where SQLite leaves out the page with its lock bytes.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use litefs_tests::node::{Node, NodeOptions};

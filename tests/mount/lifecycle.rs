@@ -1,8 +1,5 @@
 //! Start, stop, and what goes wrong with either: exit codes, messages, mounts that must not stay behind.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::fs::File;
 use std::process::Command;

@@ -1,8 +1,5 @@
 //! Transactions of unusual shape. The oracle is the same SQL on a plain directory.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 
 use litefs_tests::node::Node;

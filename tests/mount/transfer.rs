@@ -1,8 +1,5 @@
 //! `litefs export` and `litefs import` against a mount that is in use.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,8 +1,5 @@
 //! A node that isn't root: `fusermount3` mounts and unmounts for it.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;

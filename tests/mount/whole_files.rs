@@ -1,8 +1,5 @@
 //! Databases that arrive, leave or change as a whole: copies, backups, restores; and many, or oddly named.
 
-// A failed expectation is what a test has to report.
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

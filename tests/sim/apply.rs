@@ -2,7 +2,6 @@
 //!
 //! The primary writes once, with the real SQLite; what it has is received and applied by a replica on a simulated
 //! disk, in small steps. Nobody reads the replica's files meanwhile: what readers see is tested on real mounts.
-#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
 use std::sync::Arc;
 use std::time::Duration;

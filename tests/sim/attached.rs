@@ -1,5 +1,4 @@
 //! A transaction over two databases commits in both or in neither, whatever ends the run.
-#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
 use litefs_core::db::Health;
 use litefs_core::env::sim::{Landed, SimDisk};

@@ -1,5 +1,4 @@
 //! A crash at every operation, of the daemon or of the power, leaves what SQLite promises.
-#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
 use std::time::Duration;
 

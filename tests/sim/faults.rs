@@ -1,5 +1,4 @@
 //! The disk fails: SQLite gets an error, nothing that was acknowledged is lost, and afterwards work goes on.
-#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
 use litefs_core::db::Health;
 use litefs_core::env::sim::{Call, EIO, ENOSPC, Fault, SimDisk};

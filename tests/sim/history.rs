@@ -2,7 +2,6 @@
 //!
 //! The follower keeps an image of the database and believes nothing: each LTX file must begin where it is, and end with
 //! the checksum that its pages add up to.
-#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
 use std::io::Read;
 use std::sync::Arc;

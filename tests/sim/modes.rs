@@ -1,5 +1,4 @@
 //! Whatever SQLite is told to do, the log replays to exactly what SQLite sees.
-#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
 use litefs_tests::sim::Node;
 use rusqlite::Connection;

@@ -2,7 +2,6 @@
 //!
 //! The writer dies, or its fsync fails, between the commit frame and the WAL index. Whoever writes next overwrites
 //! the frames. After that the log must again give what SQLite sees.
-#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
 use litefs_core::db::FileKind;
 use litefs_core::env::sim::Landed;

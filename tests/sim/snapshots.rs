@@ -1,7 +1,6 @@
 //! A snapshot is the database at its position, byte for byte, whatever SQLite does before and while it is read.
 //!
 //! The oracle is the log: replayed up to the snapshot's position it must give the same bytes.
-#![allow(clippy::unwrap_used)] // A test panics where an error is a failure.
 
 use std::io::{self, Write};
 use std::sync::Arc;
