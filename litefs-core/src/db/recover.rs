@@ -38,8 +38,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::env::File;
 use crate::error::{Error, IoContext, chain};
-use crate::log::{RecordKind, RecordMeta};
-use crate::ltx::{Decoder, page_checksum};
+use crate::log::{BlobReader, RecordKind, RecordMeta};
+use crate::ltx::{DecodeError, Decoder, page_checksum};
 use crate::sqlite::DbHeader;
 use crate::types::{Checksum, PageCount, PageSize, Pgno, Txid};
 
@@ -381,7 +381,7 @@ impl Database {
             }
             let txid = meta.max_txid;
             let failed = |source| Error::Decode { db: self.name.clone(), txid, source };
-            let mut decoder = Decoder::new(blob).map_err(failed)?;
+            let mut decoder = decoder(blob).map_err(failed)?;
             let mut buf = vec![0; meta.page_size.as_usize()];
             while let Some(pgno) = decoder.next_page(&mut buf).map_err(failed)? {
                 page(txid, pgno, &buf)?;
@@ -512,6 +512,11 @@ type LoggedPages = BTreeMap<Pgno, LoggedPage>;
 pub(super) fn logged_by(meta: &RecordMeta) -> Logged {
     let page_size = (!meta.commit.is_zero()).then_some(meta.page_size);
     Logged { pos: Some(meta.pos()), page_size, count: meta.commit }
+}
+
+/// Reads the transaction of a record.
+pub(super) fn decoder(blob: BlobReader) -> Result<Decoder<BlobReader>, DecodeError> {
+    if blob.is_checked() { Decoder::of_checked(blob) } else { Decoder::new(blob) }
 }
 
 /// Whether a journal begins with its magic.

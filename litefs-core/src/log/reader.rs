@@ -109,6 +109,11 @@ impl BlobReader {
     pub fn remaining(&self) -> u64 {
         self.remaining
     }
+
+    /// Whether its own check finds each flaw: not in a legacy file.
+    pub fn is_checked(&self) -> bool {
+        self.want.is_some()
+    }
 }
 
 impl io::Read for BlobReader {

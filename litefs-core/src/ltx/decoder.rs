@@ -26,7 +26,8 @@ pub struct Decoder<R, S = Scratch> {
     body: Body<R, S>,
     /// Whether the end marker was read.
     at_end: bool,
-    crc: Crc64,
+    /// `None` if nobody asks for it.
+    crc: Option<Crc64>,
     /// For snapshots: the rolling checksum of the pages so far.
     rolling: Checksum,
 }
@@ -46,6 +47,15 @@ impl<R: Read> Decoder<R> {
     pub fn new(r: R) -> Result<Decoder<R>, DecodeError> {
         Decoder::with_scratch(r, Scratch::default())
     }
+
+    /// As [`Decoder::new`], for a reader that fails at its end unless all its bytes are right, as those of the log do: the
+    /// checksums inside the file, which are over the same bytes, aren't calculated again.
+    ///
+    /// # Errors
+    /// As for [`Decoder::new`].
+    pub fn of_checked(r: R) -> Result<Decoder<R>, DecodeError> {
+        Decoder::begin(r, Scratch::default(), false)
+    }
 }
 
 impl<R: Read, S: BorrowMut<Scratch>> Decoder<R, S> {
@@ -53,14 +63,20 @@ impl<R: Read, S: BorrowMut<Scratch>> Decoder<R, S> {
     ///
     /// # Errors
     /// As for [`Decoder::new`].
-    pub fn with_scratch(mut r: R, scratch: S) -> Result<Decoder<R, S>, DecodeError> {
+    pub fn with_scratch(r: R, scratch: S) -> Result<Decoder<R, S>, DecodeError> {
+        Decoder::begin(r, scratch, true)
+    }
+
+    fn begin(mut r: R, scratch: S, checks: bool) -> Result<Decoder<R, S>, DecodeError> {
         let mut bytes = [0; HEADER_LEN];
         read_full(&mut r, &mut bytes)?;
         let header = Header::decode(&bytes)?;
-        let mut crc = Crc64::new();
-        crc.update(&bytes);
+        let mut crc = checks.then(Crc64::new);
+        if let Some(crc) = &mut crc {
+            crc.update(&bytes);
+        }
         let body = if header.compressed {
-            Body::Lz4(FrameReader::new(r, scratch))
+            Body::Lz4(FrameReader::new(r, scratch, checks))
         } else {
             Body::Plain(r)
         };
@@ -111,11 +127,13 @@ impl<R: Read, S: BorrowMut<Scratch>> Decoder<R, S> {
         let post_apply = u64::from_be_bytes(std::array::from_fn(|i| bytes[i]));
         let stored = u64::from_be_bytes(std::array::from_fn(|i| bytes[8 + i]));
 
-        self.crc.update(&bytes[..8]);
-        let file_checksum = self.crc.checksum();
-        if file_checksum.as_u64() != stored {
-            return Err(DecodeError::FileChecksum);
+        if let Some(crc) = &mut self.crc {
+            crc.update(&bytes[..8]);
         }
+        let calculated = self.crc.map(|crc| crc.checksum());
+        let file_checksum = Checksum::new(stored)
+            .filter(|stored| calculated.is_none_or(|calculated| calculated == *stored))
+            .ok_or(DecodeError::FileChecksum)?;
         if self.header.is_snapshot() && post_apply != self.rolling.as_u64() {
             return Err(DecodeError::PostApply { trailer: post_apply, calculated: self.rolling });
         }
@@ -137,7 +155,9 @@ impl<R: Read, S: BorrowMut<Scratch>> Decoder<R, S> {
                 _ => return Err(DecodeError::UnexpectedEof),
             },
         }
-        self.crc.update(buf);
+        if let Some(crc) = &mut self.crc {
+            crc.update(buf);
+        }
         Ok(())
     }
 }

@@ -113,6 +113,8 @@ impl<W: Write, S: BorrowMut<Scratch>> FrameWriter<W, S> {
 pub(super) struct FrameReader<R, S> {
     r: R,
     scratch: S,
+    /// Whether the content's checksum is calculated.
+    checks: bool,
     /// `None` until the first read.
     frame: Option<Frame>,
 }
@@ -126,7 +128,8 @@ struct Frame {
     start: usize,
     end: usize,
     content_len: u64,
-    content_hash: XxHash32,
+    /// `None` if nobody asks for it.
+    content_hash: Option<XxHash32>,
     ended: bool,
 }
 
@@ -140,8 +143,8 @@ struct Descriptor {
 }
 
 impl<R: Read, S: BorrowMut<Scratch>> FrameReader<R, S> {
-    pub(super) fn new(r: R, scratch: S) -> FrameReader<R, S> {
-        FrameReader { r, scratch, frame: None }
+    pub(super) fn new(r: R, scratch: S, checks: bool) -> FrameReader<R, S> {
+        FrameReader { r, scratch, checks, frame: None }
     }
 
     /// What is behind the frame, once [`read`](Self::read) has returned 0.
@@ -154,7 +157,7 @@ impl<R: Read, S: BorrowMut<Scratch>> FrameReader<R, S> {
         let scratch = self.scratch.borrow_mut();
         let frame = match &mut self.frame {
             Some(frame) => frame,
-            none => none.insert(Frame::begin(&mut self.r, scratch)?),
+            none => none.insert(Frame::begin(&mut self.r, scratch, self.checks)?),
         };
         let mut done = 0;
         while done < buf.len() {
@@ -174,7 +177,7 @@ impl<R: Read, S: BorrowMut<Scratch>> FrameReader<R, S> {
 }
 
 impl Frame {
-    fn begin(r: &mut impl Read, scratch: &mut Scratch) -> Result<Frame, DecodeError> {
+    fn begin(r: &mut impl Read, scratch: &mut Scratch, checks: bool) -> Result<Frame, DecodeError> {
         let descriptor = Descriptor::read(r)?;
         let window = if descriptor.linked { WINDOW_LEN } else { 0 };
         // At most 4 MiB, whatever the frame says.
@@ -184,7 +187,7 @@ impl Frame {
             start: 0,
             end: 0,
             content_len: 0,
-            content_hash: XxHash32::with_seed(0),
+            content_hash: (checks && descriptor.content_checksum).then(|| XxHash32::with_seed(0)),
             ended: false,
         })
     }
@@ -218,7 +221,9 @@ impl Frame {
             block::decompress_into_with_dict(packed, content, window)
                 .map_err(|_| Lz4Error::Block)?
         };
-        self.content_hash.write(&content[..content_len]);
+        if let Some(hash) = &mut self.content_hash {
+            hash.write(&content[..content_len]);
+        }
         self.content_len += content_len as u64;
         self.start = window_len;
         self.end = window_len + content_len;
@@ -226,8 +231,11 @@ impl Frame {
     }
 
     fn finish(&mut self, r: &mut impl Read) -> Result<(), DecodeError> {
-        if self.descriptor.content_checksum && read_u32(r)? != self.content_hash.finish_32() {
-            return Err(Lz4Error::ContentChecksum.into());
+        if self.descriptor.content_checksum {
+            let stored = read_u32(r)?;
+            if self.content_hash.as_ref().is_some_and(|hash| hash.finish_32() != stored) {
+                return Err(Lz4Error::ContentChecksum.into());
+            }
         }
         match self.descriptor.content_len {
             Some(want) if want != self.content_len => {

@@ -46,7 +46,10 @@ fn header(min: u64, max: u64, commit: u32) -> Header {
 }
 
 fn decode(bytes: &[u8]) -> Result<(Header, Pages, Trailer), DecodeError> {
-    let mut decoder = Decoder::new(bytes)?;
+    decode_all(Decoder::new(bytes)?)
+}
+
+fn decode_all(mut decoder: Decoder<&[u8]>) -> Result<(Header, Pages, Trailer), DecodeError> {
     let header = *decoder.header();
     let (mut pages, mut buf) = (Vec::new(), vec![0; header.page_size.as_usize()]);
     while let Some(pgno) = decoder.next_page(&mut buf)? {
@@ -163,6 +166,24 @@ fn trailer_needs_a_post_apply_checksum() {
         bytes.extend(crc.checksum().as_u64().to_be_bytes());
         assert_eq!(decode(&bytes).unwrap_err().to_string(), want);
     }
+}
+
+#[test]
+fn of_a_checked_file_no_checksum_is_calculated_but_that_of_a_snapshot() {
+    for file in [SNAPSHOT, DELTA, SNAPSHOT_LZ4] {
+        let checked = || decode_all(Decoder::of_checked(file).unwrap()).unwrap();
+        assert_eq!(checked(), decode(file).unwrap());
+
+        let mut other = file.to_vec();
+        *other.last_mut().unwrap() ^= 1;
+        assert_eq!(decode(&other).unwrap_err().to_string(), "file checksum mismatch");
+        let (.., trailer) = decode_all(Decoder::of_checked(&other[..]).unwrap()).unwrap();
+        assert_ne!(trailer.file_checksum, checked().2.file_checksum);
+    }
+    let mut other = SNAPSHOT.to_vec();
+    other[HEADER_LEN + PAGE_HEADER_LEN + 200] ^= 1;
+    let err = decode_all(Decoder::of_checked(&other[..]).unwrap()).unwrap_err();
+    assert!(matches!(err, DecodeError::PostApply { .. }), "{err}");
 }
 
 #[test]

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use crate::error::Error;
 use crate::log::{BlobReader, RecordMeta};
-use crate::ltx::{Decoder, Header, page_checksum};
+use crate::ltx::{Header, page_checksum};
 use crate::types::{Checksum, PageCount, PageSize, Pgno, Pos, Txid};
 
 use crate::db::Database;
 use crate::db::plan::Logged;
+use crate::db::recover::decoder;
 
 /// Where a change leads.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +97,7 @@ impl Change {
     ) -> Result<(), Error> {
         let txid = meta.max_txid;
         let failed = |source| Error::Decode { db: db.name.clone(), txid, source };
-        let mut decoder = Decoder::new(blob).map_err(failed)?;
+        let mut decoder = decoder(blob).map_err(failed)?;
         let mut buf = vec![0; meta.page_size.as_usize()];
         while let Some(pgno) = decoder.next_page(&mut buf).map_err(failed)? {
             if pgno != meta.page_size.lock_page() {

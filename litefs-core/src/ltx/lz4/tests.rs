@@ -18,7 +18,7 @@ fn write(content: &[u8]) -> Vec<u8> {
 
 /// Returns the content of the frame and what is behind it.
 fn read(bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), DecodeError> {
-    let mut frame = FrameReader::new(bytes, Scratch::default());
+    let mut frame = FrameReader::new(bytes, Scratch::default(), true);
     let (mut content, mut buf) = (Vec::new(), [0; 1000]);
     loop {
         match frame.read(&mut buf)? {
@@ -134,7 +134,7 @@ proptest! {
             let bytes = frame.finish().unwrap();
             prop_assert!(bytes == write(&content));
 
-            let mut frame = FrameReader::new(&bytes[..], &mut read_scratch);
+            let mut frame = FrameReader::new(&bytes[..], &mut read_scratch, true);
             let mut got = vec![0; len + 1];
             prop_assert_eq!(frame.read(&mut got).unwrap(), len);
             prop_assert!(got[..len] == content);
