@@ -1,6 +1,6 @@
 //! Requests of the kernel in, answers out; every decision is in [`crate::ops`].
 //!
-//! Each request runs inside [`LiteFs::run`], which catches a panic: the caller gets `EIO`, the others go on.
+//! Each request runs inside [`run`], which catches a panic: the caller gets `EIO`, the others go on.
 //!
 //! `ENOSYS` is a message to the kernel, "never ask again", and only used as such: for `access` (always
 //! allowed), extended attributes (there are none; the kernel would ask at each write), `lseek` and
@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -65,24 +66,13 @@ impl LiteFs {
         if self.callers.contains(request.pid()) { Caller::Engine } else { Caller::Application }
     }
 
-    /// Runs one operation, catches its panic, logs it.
     fn run<T>(
         &self,
         operation: &'static str,
         number: INodeNo,
         f: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, fuser::Errno> {
-        let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
-            tracing::error!(operation, ino = number.0, "panic in a file operation");
-            Err(Errno::EIO)
-        });
-        let errno = result.as_ref().err().map(|&e| e as i32);
-        if self.debug {
-            tracing::debug!(target: REQUESTS, operation, ino = number.0, errno);
-        } else {
-            tracing::trace!(target: REQUESTS, operation, ino = number.0, errno);
-        }
-        result.map_err(|errno| fuser::Errno::from_i32(errno as i32))
+        run(self.debug, operation, number, f)
     }
 
     fn encode(&self, attr: &Attr) -> FileAttr {
@@ -281,11 +271,22 @@ impl Filesystem for LiteFs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.run("write", number, || self.ops.write(fh.0, data, offset)) {
-            // A request is far smaller than 4 GiB.
-            Ok(()) => reply.written(data.len() as u32),
+        // A request is far smaller than 4 GiB.
+        let len = data.len() as u32;
+        let answer = move |reply: ReplyWrite, written| match written {
+            Ok(()) => reply.written(len),
             Err(errno) => reply.error(errno),
+        };
+        if !self.ops.asks_to_write(fh.0) {
+            let write = || self.ops.write(fh.0, data, offset);
+            return answer(reply, self.run("write", number, write));
         }
+        let (ops, debug, data) = (Arc::clone(&self.ops), self.debug, data.to_vec());
+        let write = move || {
+            ops.ask(fh.0);
+            ops.write(fh.0, &data, offset)
+        };
+        answer_later(move || answer(reply, run(debug, "write", number, write)));
     }
 
     fn flush(
@@ -296,7 +297,11 @@ impl Filesystem for LiteFs {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        answer(reply, self.run("flush", number, || self.ops.flush(fh.0)));
+        if !self.ops.asks_to_flush(fh.0) {
+            return answer(reply, self.run("flush", number, || self.ops.flush(fh.0)));
+        }
+        let (ops, debug) = (Arc::clone(&self.ops), self.debug);
+        answer_later(move || answer(reply, run(debug, "flush", number, || ops.flush_asking(fh.0))));
     }
 
     fn release(
@@ -519,6 +524,34 @@ impl Filesystem for LiteFs {
         reply: ReplyPoll,
     ) {
         reply.error(fuser::Errno::ENOSYS);
+    }
+}
+
+/// Runs one operation, catches its panic, logs it.
+fn run<T>(
+    debug: bool,
+    operation: &'static str,
+    number: INodeNo,
+    f: impl FnOnce() -> Result<T, Errno>,
+) -> Result<T, fuser::Errno> {
+    let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
+        tracing::error!(operation, ino = number.0, "panic in a file operation");
+        Err(Errno::EIO)
+    });
+    let errno = result.as_ref().err().map(|&e| e as i32);
+    if debug {
+        tracing::debug!(target: REQUESTS, operation, ino = number.0, errno);
+    } else {
+        tracing::trace!(target: REQUESTS, operation, ino = number.0, errno);
+    }
+    result.map_err(|errno| fuser::Errno::from_i32(errno as i32))
+}
+
+/// Has a thread of its own answer a request that takes the mount itself.
+fn answer_later(answer: impl FnOnce() + Send + 'static) {
+    if let Err(err) = thread::Builder::new().name("litefs-ask".into()).spawn(answer) {
+        // The reply went with the thread that there isn't, and has answered with an error.
+        tracing::warn!(%err, "no thread to ask for SQLite's locks");
     }
 }
 

@@ -275,6 +275,31 @@ impl Ops {
         }
     }
 
+    /// Whether [`Ops::ask`] must come before a WRITE.
+    pub(crate) fn asks_to_write(&self, handle: u64) -> bool {
+        self.with_file(handle, OpenFile::asks_to_write).unwrap_or(false)
+    }
+
+    /// Finds out what the engine must know of who writes. Waits for the mount: not for a thread that serves requests.
+    pub(crate) fn ask(&self, handle: u64) {
+        self.with_file(handle, OpenFile::ask);
+    }
+
+    /// Whether a FLUSH is one for [`Ops::flush_asking`].
+    pub(crate) fn asks_to_flush(&self, handle: u64) -> bool {
+        self.with_file(handle, OpenFile::asks_to_flush).unwrap_or(false)
+    }
+
+    /// FLUSH, where that takes the mount: not for a thread that serves requests.
+    pub(crate) fn flush_asking(&self, handle: u64) -> Result<()> {
+        match self.handle(handle)? {
+            Handle::File(open) => {
+                open.file.flush_asking().map_err(|e| errno("flush", &open.node.name, &e))
+            }
+            Handle::Special(_) | Handle::Halted(..) | Handle::Directory(_) => Ok(()),
+        }
+    }
+
     /// FSYNC.
     pub(crate) fn sync(&self, handle: u64) -> Result<()> {
         match self.handle(handle)? {

@@ -71,6 +71,7 @@ impl Database {
             }
             *file = Some(opened);
         }
+        self.capture_locked()?;
         Ok(Some(HeldWriters { _files: files }))
     }
 }
