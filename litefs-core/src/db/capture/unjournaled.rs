@@ -155,11 +155,14 @@ impl Database {
             return;
         }
         let me = Weak::clone(&self.me);
-        let watching = thread::Builder::new().name("litefs-watch".into()).spawn(move || keep_watch(&me));
+        let watching =
+            thread::Builder::new().name("litefs-watch".into()).spawn(move || keep_watch(&me));
         match watching {
             Ok(_) => c.watch.running = true,
             // The next write tries again; a close captures in any case.
-            Err(err) => tracing::warn!(db = %self.name, %err, "no thread to look for the end of a transaction"),
+            Err(err) => {
+                tracing::warn!(db = %self.name, %err, "no thread to look for the end of a transaction")
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::db::peer::{Peer, PeerFile};
 use crate::db::OpenHow;
+use crate::db::peer::{Peer, PeerFile};
 use crate::store::{Store, StoreOptions};
 use crate::types::DbName;
 
