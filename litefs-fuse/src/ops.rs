@@ -168,6 +168,11 @@ impl Ops {
         }
     }
 
+    /// Whether [`Ops::truncate`] may wait for the primary.
+    pub(crate) fn truncate_waits(&self, number: u64) -> bool {
+        !self.store.is_primary() && self.node(number).is_ok_and(|node| self.waits(&node.what))
+    }
+
     /// SETATTR of a size. Mode, owner and times stay as they are: setting them succeeds without effect.
     pub(crate) fn truncate(&self, number: u64, handle: Option<u64>, len: u64) -> Result<()> {
         let node = self.node(number)?;
@@ -254,6 +259,12 @@ impl Ops {
         }
     }
 
+    /// Whether a WRITE may wait for the primary: not for a thread that serves requests.
+    pub(crate) fn write_waits(&self, handle: u64) -> bool {
+        let is_lent = |handle| matches!(handle, Handle::File(open) if self.waits(&open.node.what));
+        !self.store.is_primary() && self.handle(handle).is_ok_and(is_lent)
+    }
+
     /// WRITE: all of `data`, or an error.
     pub(crate) fn write(&self, handle: u64, data: &[u8], offset: u64) -> Result<()> {
         match self.handle(handle)? {
@@ -275,14 +286,15 @@ impl Ops {
         }
     }
 
-    /// Whether [`Ops::ask`] must come before a WRITE.
+    /// Whether a WRITE is one for [`Ops::ask_and_write`].
     pub(crate) fn asks_to_write(&self, handle: u64) -> bool {
         self.with_file(handle, OpenFile::asks_to_write).unwrap_or(false)
     }
 
-    /// Finds out what the engine must know of who writes. Waits for the mount: not for a thread that serves requests.
-    pub(crate) fn ask(&self, handle: u64) {
+    /// WRITE, after the engine has found out who writes. Waits for the mount: not for a thread that serves requests.
+    pub(crate) fn ask_and_write(&self, handle: u64, data: &[u8], offset: u64) -> Result<()> {
         self.with_file(handle, OpenFile::ask);
+        self.write(handle, data, offset)
     }
 
     /// Whether a FLUSH is one for [`Ops::flush_asking`].
@@ -341,6 +353,12 @@ impl Ops {
     /// FSYNCDIR.
     pub(crate) fn sync_root(&self) -> Result<()> {
         self.store.sync_dirs().map_err(|e| errno("fsyncdir", "/", &e))
+    }
+
+    /// Whether an UNLINK may wait for the primary.
+    pub(crate) fn unlink_waits(&self, parent: u64, name: Option<&str>) -> bool {
+        let of_database = |(_, what): (&str, MountName)| self.waits(&what);
+        !self.store.is_primary() && parse(parent, name).ok().flatten().is_some_and(of_database)
     }
 
     /// UNLINK.
@@ -415,6 +433,11 @@ impl Ops {
             caching,
             tell_close,
         }
+    }
+
+    fn waits(&self, what: &MountName) -> bool {
+        let MountName::File(db, _) = what else { return false };
+        self.store.database(db).is_some_and(|db| db.is_lent())
     }
 
     fn node(&self, number: u64) -> Result<Arc<Node>> {

@@ -191,11 +191,16 @@ impl Database {
 impl OpenFile {
     /// Whether it has to be found out, before the next write, if who writes here keeps SQLite's locks: see [`OpenFile::ask`].
     pub fn asks_to_write(&self) -> bool {
-        if self.kind() != FileKind::Database || self.own || self.writer.locks.get().is_some() {
+        let is_known = self.own || self.writer.locks.get().is_some();
+        // A replica may be waiting for its primary with the capture lock held.
+        if self.kind() != FileKind::Database
+            || is_known
+            || self.database().authority.check().is_none()
+        {
             return false;
         }
         let c = self.database().capture.lock();
-        !c.journal_hot && c.wal.is_none() && self.database().authority.check().is_some()
+        !c.journal_hot && c.wal.is_none()
     }
 
     /// Finds it out, by way of the mount: not for a thread that serves it. Who writes waits for its write meanwhile.
