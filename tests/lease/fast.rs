@@ -10,10 +10,10 @@ use litefs_tests::consul::Consul;
 use litefs_tests::proxy::Proxy;
 use litefs_tests::random::Random;
 
-use crate::fake::{Asked, Fake, Reply};
 use crate::rig::{
     FENCE, KEY, acquire, fast_node, fast_options, info, node, original, progress, within,
 };
+use litefs_tests::fake::{Asked, Fake, Reply};
 
 /// How long a candidate watches a beat that stands still.
 const STANDS: Duration = Duration::from_millis(1500);

@@ -19,8 +19,10 @@ use std::time::{Duration, Instant, SystemTime};
 use litefs_lease::{PrimaryInfo, Progress};
 
 use super::{Followers, Store, facts};
+use crate::db::Database;
 use crate::error::{Error, chain};
 use crate::ltx::Timestamp;
+use crate::types::Txid;
 
 /// What the node is in the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,10 +115,15 @@ impl Store {
         self.primary_clock.store(timestamp.as_millis(), Ordering::Release);
     }
 
-    /// How far this node has come.
+    /// How far this node has come: what it has received, or as the primary has committed. A record that is logged ahead of its
+    /// journal's end isn't committed yet, and may never be.
     pub fn progress(&self) -> Progress {
-        let txid =
-            |db: &Arc<crate::db::Database>| db.received_pos().map_or(0, |pos| pos.txid.as_u64());
+        let leads = self.is_primary();
+        let txid = |db: &Arc<Database>| {
+            let logged = db.received_pos().map(|pos| pos.txid);
+            let counts = if leads { logged.min(db.pos().map(|pos| pos.txid)) } else { logged };
+            counts.map_or(0, Txid::as_u64)
+        };
         let transactions = self.databases().iter().map(txid).fold(0, u64::saturating_add);
         Progress { reign: self.reign(), transactions }
     }

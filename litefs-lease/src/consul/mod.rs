@@ -11,7 +11,10 @@
 //! A session lives for at least its TTL after Consul has seen the last renewal; the holder counts the same TTL from before
 //! it has sent it. Its right ends first, if both clocks run at about the same rate: Consul waits for up to twice the TTL,
 //! and then for the lock delay. Every renewal looks at the key, too: a session that lives doesn't help if an operator
-//! has removed the key and somebody else has taken it.
+//! has removed the key and somebody else has taken it. A holder that also watches the key hears of that before the lock
+//! delay is over, which is what stands between it and the next one when a session is ended before its time.
+//!
+//! A Consul that has lost its data knows of no session: then [`Leaser::term`] keeps others away until the right has ended.
 //!
 //! When the key changes hands with a live session (handing over, taking back, giving back), each step is one transaction that
 //! checks when the key was last written. Of two steps at the same moment one is first, and the other one fails.
@@ -50,7 +53,7 @@ mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -146,6 +149,10 @@ impl Leaser for ConsulLeaser {
 
     fn own_info(&self) -> &PrimaryInfo {
         &self.own
+    }
+
+    fn term(&self) -> Option<Duration> {
+        Some(self.place.ttl)
     }
 
     async fn acquire(&self) -> Result<Box<dyn Lease>, LeaseError> {
