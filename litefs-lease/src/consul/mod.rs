@@ -33,8 +33,10 @@
 //! * **A beat that was long on its way** counts from before it was sent, and after the removal has no effect.
 //! * **A primary that is paused** finds its deadline passed when it wakes, since the clock went on, and may only write
 //!   again once a beat has succeeded.
-//! * **A candidate that is paused**, or whose queries are late or fail, doesn't know whether there were beats: it counts
-//!   anew. That isn't for safety, but lest a primary is replaced because of Consul.
+//! * **A candidate that is paused**, or whose queries are late, doesn't know whether there were beats meanwhile: it doesn't
+//!   count the time by which they were, gives the primary a moment after the first of these, and counts anew if one
+//!   fails. That isn't for safety, but lest a primary is replaced because of
+//!   Consul.
 //! * **A slow or absent Consul** takes the primary's right away after `fence`, and lets nobody else have it.
 //! * **Clocks** needn't agree on the time. The half second allows their rates to differ by a fifth at the default of two
 //!   seconds. A machine whose monotonic clock stands still while it is suspended is outside of this: so it is with the TTL.
