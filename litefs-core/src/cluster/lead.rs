@@ -10,7 +10,7 @@
 //! # Handing over loses nothing
 //! 1. SQLite's write locks are taken, so that writers wait as for any other writer, and none is in the middle.
 //! 2. The right to write goes, and commits that were under way come to their end ([`Store::stop_writes`]). From here on
-//!    nothing is acknowledged.
+//!    nothing is acknowledged. If a log can't take what was, this node goes on: nobody else would have it.
 //! 3. The stream sends all that is in the logs and the lease's ID *after* it, in order. So whoever takes the lease over
 //!    has everything.
 //! 4. This node keeps the lease alive and waits until it names the other one. If that doesn't happen it takes the lease back
@@ -157,7 +157,12 @@ impl Reign<'_> {
     async fn grant_wish(&mut self, request: Request) -> Result<Option<Left>, LeadError> {
         match request.wish {
             Wish::Demote => {
-                let _ = request.answer.send(Ok(()));
+                let checked = self.check_logs();
+                let refused = checked.is_err();
+                let _ = request.answer.send(checked);
+                if refused {
+                    return Ok(None);
+                }
                 tracing::info!("{}: node manually demoted", self.id());
                 self.pass_on(Left::Demoted).await.map(Some)
             }
@@ -188,7 +193,13 @@ impl Reign<'_> {
             return Err(LeaseError::NoHandoff { kind }.into());
         }
         let follows = self.store.followers().all().iter().any(|other| other.node_id == to);
-        if follows { Ok(()) } else { Err(ControlError::NotConnected) }
+        if follows { self.check_logs() } else { Err(ControlError::NotConnected) }
+    }
+
+    /// Whoever leads next would lack what a log can't take.
+    fn check_logs(&self) -> Result<(), ControlError> {
+        let blocked = self.store.databases().into_iter().find(|db| db.is_log_blocked());
+        blocked.map_or(Ok(()), |db| Err(ControlError::NotLogged(db.name().clone())))
     }
 
     /// The end of a reign that nobody waits for: a candidate that follows gets the lease, if there is one.
@@ -220,8 +231,10 @@ impl Reign<'_> {
             Err(_) => return Handover::Kept("the lease can't be renewed"),
         }
         let held = off_thread(self.store, hold_writers).await;
-        off_thread(self.store, super::super::store::Store::stop_writes).await;
-        let outcome = self.send_lease(to).await;
+        let outcome = match off_thread(self.store, Store::stop_writes).await {
+            Ok(()) => self.send_lease(to).await,
+            Err(_) => Handover::Kept("not all that was committed is in the logs"),
+        };
         match &outcome {
             Handover::Kept(_) => self.grant(),
             // Before writers wake up, so that they don't begin what can't be committed.
