@@ -50,6 +50,11 @@ impl Database {
         self.unstage(&mut c)
     }
 
+    /// Whether the log couldn't take what was committed, when it was last tried.
+    pub(crate) fn is_log_blocked(&self) -> bool {
+        self.log_blocked.load(Ordering::Acquire)
+    }
+
     /// Takes the locks of a writer, in either mode, so that no transaction is under way. `None` if one goes on until
     /// `deadline`.
     ///
