@@ -25,7 +25,9 @@ use litefs_lease::ClusterId;
 use parking_lot::{Mutex, RwLock};
 
 use crate::authority::Authority;
-use crate::db::{Database, DbOptions, Durability, Peer, PeerSlot, Spooled, Worker, remove_spooled};
+use crate::db::{
+    Beside, Database, DbOptions, Durability, Peer, PeerSlot, Spooled, Worker, remove_spooled,
+};
 use crate::env::{Env, LockGuard, SystemEnv};
 use crate::error::{Error, IoContext};
 use crate::log::LogOptions;
@@ -188,6 +190,7 @@ impl Store {
                 log: options.log,
                 changes: Arc::clone(&changes),
                 metrics: Arc::new(Metrics::new()),
+                beside: Beside::default(),
             }),
             identity: facts::identity(env.as_ref(), &paths)?,
             reign: AtomicU64::new(facts::read_reign(env.as_ref(), &paths)?),
