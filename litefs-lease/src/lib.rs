@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod cluster_id;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -28,11 +29,12 @@ mod fixed;
 mod progress;
 
 use std::fmt::Debug;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use thiserror::Error;
 
+pub use chain::chain;
 pub use cluster_id::{ClusterId, ClusterIdError};
 pub use fixed::StaticLeaser;
 pub use progress::{Candidacy, Progress};
@@ -53,6 +55,11 @@ pub trait Leaser: Debug + Send + Sync {
     fn kind(&self) -> &'static str;
     /// What this node would tell the others as the primary.
     fn own_info(&self) -> &PrimaryInfo;
+    /// The longest that a holder may write without renewing: for so long nobody takes the lease if the place has lost its
+    /// memory, and may have forgotten a holder. `None`: it never forgets one.
+    fn term(&self) -> Option<Duration> {
+        None
+    }
     /// Tries to become the primary. A lease that this same node held in an earlier life, and that nobody has taken since,
     /// is its own again.
     ///

@@ -9,7 +9,8 @@
 //! Each item ends with the judgement of `litefs_tests::verdict`, and with a panic if anything is wrong.
 //!
 //! Arguments (after `--`) or `LITEFS_BENCH`: words; an item runs if its name contains one of them.
-//! `quick` makes everything smaller, which is good for a look and for nothing else.
+//! `quick` makes everything smaller, which is good for a look and for nothing else. `LITEFS_FAILOVER_LOG` names a file for what
+//! the nodes have logged while they were killed.
 
 // A failed expectation is what a bench has to report.
 #![allow(clippy::unwrap_used)]
@@ -132,6 +133,10 @@ fn kill(plan: &Plan, report: &mut Report, fast: bool) {
         }
         changes.push(change);
         rig.candidates.up(old);
+    }
+    if let Some(path) = std::env::var_os("LITEFS_FAILOVER_LOG") {
+        let story: String = changes.iter().map(|change| format!("{change:?}\n")).collect();
+        std::fs::write(path, story + &rig.candidates.logs()).unwrap();
     }
     let verdict = rig.verdict();
     let of = |all: &[f64]| {

@@ -9,8 +9,8 @@ use litefs_lease::{LeaseError, Leaser};
 use litefs_tests::consul::{Consul, ConsulOptions};
 use litefs_tests::proxy::Proxy;
 
-use crate::fake::{Fake, Reply};
 use crate::rig::{KEY, TTL, acquire, info, node, options, progress, within};
+use litefs_tests::fake::{Fake, Reply};
 
 fn text(err: &LeaseError) -> &str {
     match err {

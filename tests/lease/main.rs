@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod basics;
-mod fake;
 mod fast;
 mod faults;
 mod race;

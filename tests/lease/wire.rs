@@ -4,8 +4,8 @@ use litefs_lease::consul::{ConsulLeaser, Environment};
 use litefs_lease::{ClusterId, LeaseError, Leaser};
 use litefs_tests::consul::Consul;
 
-use crate::fake::{Asked, Fake, Reply};
 use crate::rig::{options, progress};
+use litefs_tests::fake::{Asked, Fake, Reply};
 
 const SESSION: &str = "7b1e62ac-a5b1-4c7e-9f3a-0f5c3f9a2a11";
 
@@ -79,7 +79,7 @@ async fn a_session_has_no_node_without_a_prefix_and_is_renewed_by_its_id() {
     );
     assert_eq!(script[2], format!("PUT /v1/session/renew/{SESSION}"));
     assert_eq!(script[3], "GET /v1/kv/litefs/primary?consistent");
-    let check = r#"PUT /v1/txn?consistent [{"KV":{"Verb":"check-index","Key":"litefs/primary","Index":7}},{"KV":{"Verb":"set","Key":"litefs/primary/progress","#;
+    let check = r#"PUT /v1/txn?consistent [{"KV":{"Verb":"check-index","Key":"litefs/primary","Index":7}},{"KV":{"Verb":"delete-tree","Key":"litefs/primary/candidates/"}},{"KV":{"Verb":"set","Key":"litefs/primary/progress","#;
     assert!(script[4].starts_with(check), "{}", script[4]);
     assert!(fake.asked().iter().all(|asked| asked.header("x-consul-token").is_none()));
 }

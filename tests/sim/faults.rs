@@ -2,6 +2,7 @@
 
 use litefs_core::db::Health;
 use litefs_core::env::sim::{Call, EIO, ENOSPC, Fault, SimDisk};
+use litefs_core::error::ErrorKind;
 use litefs_tests::sim::Node;
 use litefs_tests::sim::workload::{Setting, state};
 use rusqlite::Connection;
@@ -164,6 +165,25 @@ fn a_full_log_refuses_commits_until_there_is_space() {
         node.check("db", &mut conn);
         assert_eq!(number(&conn), acknowledged + 1, "{mode}");
     }
+}
+
+/// Nobody else has the transaction, so nobody else may lead.
+#[test]
+fn a_primary_hands_nothing_over_while_its_log_lacks_a_transaction() {
+    let node = Node::open_with(SimDisk::new(5), |options| options);
+    let app = node.app();
+    let mut conn = Setting::new("WAL", "NORMAL").connect(&app, "db").unwrap();
+    conn.execute_batch(SCHEMA).unwrap();
+    node.store.stop_writes().unwrap();
+    node.store.become_primary();
+    let full = Fault::new(ENOSPC).calls(&[Call::Write, Call::Create]).path("/log/");
+    node.disk.inject(full.times(u64::MAX));
+    assert!(attempt(&conn, TRANSACTIONS[0]), "the WAL has it");
+    assert_eq!(node.store.stop_writes().unwrap_err().kind(), ErrorKind::NoSpace);
+    node.disk.clear_faults();
+    node.store.stop_writes().unwrap();
+    node.store.become_primary();
+    node.check("db", &mut conn);
 }
 
 #[test]

@@ -90,18 +90,39 @@ impl Candidates {
     /// # Panics
     /// If one doesn't come up.
     pub fn start(options: CandidatesOptions) -> Candidates {
+        let mut candidates = Candidates::new(options);
+        candidates.begin(&(0..options.count).collect::<Vec<_>>());
+        candidates
+    }
+
+    /// None of them runs yet.
+    pub fn new(options: CandidatesOptions) -> Candidates {
         let (consul, network) = (Consul::start(), Network::new());
         let all = (0..options.count).map(|at| Candidate::new(&network, &consul, at, options));
         let all = all.collect();
-        let mut candidates = Candidates { consul, all, exits: Vec::new(), _network: network };
-        candidates.all[0].start_and_join();
+        Candidates { consul, all, exits: Vec::new(), _network: network }
+    }
+
+    /// Starts some; the first of these leads and makes the databases, and the others have them, too.
+    ///
+    /// # Panics
+    /// If one doesn't come up.
+    pub fn begin(&mut self, sites: &[usize]) {
+        self.all[sites[0]].start_and_join();
+        self.create(sites[0]);
+        for site in &sites[1..] {
+            self.all[*site].start_and_join();
+        }
+    }
+
+    /// Makes the databases on the primary.
+    ///
+    /// # Panics
+    /// If it isn't.
+    pub fn create(&self, primary: usize) {
         for (name, journal) in DATABASES {
-            receipts::create(&candidates.all[0].node.path(name), journal);
+            receipts::create(&self.all[primary].node.path(name), journal);
         }
-        for candidate in &mut candidates.all[1..] {
-            candidate.start_and_join();
-        }
-        candidates
     }
 
     /// A writer for each node and each of the databases, which pauses between rows.
@@ -188,13 +209,40 @@ impl Candidates {
         candidate.node.kill_and_abort();
     }
 
+    /// Kills all in the same moment.
+    pub fn kill_all(&mut self) {
+        for candidate in &self.all {
+            candidate.node.process().signal(Signal::SIGKILL);
+        }
+        for at in 0..self.all.len() {
+            self.all[at].runs = false;
+            self.all[at].node.kill_and_abort();
+        }
+    }
+
+    /// Ends all in good order in the same moment.
+    pub fn stop_all(&mut self) {
+        for candidate in self.all.iter().filter(|candidate| candidate.runs) {
+            candidate.node.process().signal(Signal::SIGTERM);
+        }
+        for at in 0..self.all.len() {
+            if self.all[at].runs {
+                self.await_stop(at);
+            }
+        }
+    }
+
     /// Ends it in good order; one that doesn't end, a code other than 0, and a mount that is left count as failures.
     pub fn stop(&mut self, at: usize) {
         self.note_exit(at);
+        self.all[at].node.process().signal(Signal::SIGTERM);
+        self.await_stop(at);
+    }
+
+    fn await_stop(&mut self, at: usize) {
         self.all[at].runs = false;
         let node = &self.all[at].node;
         let process = node.process();
-        process.signal(Signal::SIGTERM);
         if !eventually(LIMIT, || !process.is_running()) {
             let (threads, log) = (threads(process.pid().as_raw()), process.output());
             self.exits.push(format!("node {at}: doesn't stop\n{threads}\n{log}"));
@@ -213,11 +261,19 @@ impl Candidates {
     /// # Panics
     /// If it doesn't come up.
     pub fn up(&mut self, at: usize) {
-        let candidate = &mut self.all[at];
-        candidate.runs = true;
-        candidate.past += &candidate.node.process().output();
-        candidate.past += "--- its next life\n";
-        candidate.node.up_alone();
+        self.all[at].up();
+    }
+
+    /// Starts all in the same moment, with no wait for a primary.
+    ///
+    /// # Panics
+    /// If one doesn't come up.
+    pub fn up_all(&mut self) {
+        thread::scope(|scope| {
+            for candidate in &mut self.all {
+                scope.spawn(|| candidate.up());
+            }
+        });
     }
 
     /// Asks that it become the primary; whether that was agreed to.
@@ -295,6 +351,15 @@ impl Candidate {
         self.node.up();
     }
 
+    fn up(&mut self) {
+        self.runs = true;
+        if self.node.was_started() {
+            self.past += &self.node.process().output();
+            self.past += "--- its next life\n";
+        }
+        self.node.up_alone();
+    }
+
     /// Whether it is to run.
     pub fn runs(&self) -> bool {
         self.runs
@@ -366,6 +431,21 @@ impl Writers {
     pub fn of(&mut self, name: &str, at: usize) -> &mut Writer {
         let (_, writers) = self.0.iter_mut().find(|(other, _)| other == name).unwrap();
         &mut writers[at]
+    }
+
+    /// Who was first told that a row of a database is committed, of those that were begun after that moment; and when.
+    pub fn first_after(&mut self, name: &str, moment: f64) -> Option<(usize, f64)> {
+        let (_, writers) = self.0.iter_mut().find(|(other, _)| other == name)?;
+        let firsts = writers.iter_mut().map(|writer| writer.first_after(moment)).enumerate();
+        let firsts = firsts.filter_map(|(at, end)| Some((at, end?)));
+        firsts.min_by(|(_, a), (_, b)| a.total_cmp(b))
+    }
+
+    /// All that anybody was told and that fits.
+    pub fn told(&mut self, fits: impl Fn(&Receipt) -> bool) -> Vec<Receipt> {
+        let all = self.0.iter_mut().flat_map(|(_, writers)| writers);
+        all.flat_map(|w| w.receipts().iter().filter(|r| fits(r)).copied().collect::<Vec<_>>())
+            .collect()
     }
 
     /// Starts those anew that have died with their mount.

@@ -143,9 +143,7 @@ impl Chaos {
         let deadline = Instant::now() + REVIVAL_LIMIT;
         let mut silent = Vec::new();
         for (name, _) in DATABASES {
-            let sites = 0..self.troubles.len();
-            let mut lives =
-                || sites.clone().any(|at| self.writers.of(name, at).first_after(healed).is_some());
+            let mut lives = || self.writers.first_after(name, healed).is_some();
             while !lives() && Instant::now() < deadline {
                 thread::park_timeout(Duration::from_millis(50));
             }

@@ -7,8 +7,11 @@
 //!             └▶ proxy     a network between them that fails as told
 //!   test ─▶ netns     hosts with a network of the kernel's, which fails as told, too
 //!   test ─▶ consul    a real Consul, which stops, forgets, and is looked into
+//!   test ─▶ fake      a Consul that says what the test tells it to
 //!   test ─▶ http      one request
 //!   test ─▶ handovers  one primary after the other, and how long nobody can write
+//!         ▶ day       three of them, and what happens in a day
+//!             └▶ starts      two that start at once
 //!         ▶ chaos     troubles at random
 //!             └▶ candidates  nodes that each may lead, with networks that fail
 //!             └▶ receipts    what applications on the nodes were told is committed
@@ -32,6 +35,8 @@ pub mod candidates;
 pub mod chaos;
 pub mod cluster;
 pub mod consul;
+pub mod day;
+pub mod fake;
 pub mod handovers;
 pub mod http;
 pub mod netns;
@@ -43,6 +48,7 @@ pub mod receipts;
 pub mod scan;
 pub mod sim;
 pub mod sqlite;
+pub mod starts;
 pub mod verdict;
 pub mod wire;
 pub mod workload;

@@ -184,6 +184,11 @@ impl Node {
         &mut self.options
     }
 
+    /// Whether it has run.
+    pub fn was_started(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Its process.
     ///
     /// # Panics

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::http::calls;
 use crate::http::client::{ClientError, NodeUrl};
 use crate::store::{Role, Store};
+use crate::types::DbName;
 
 /// Reaches a running [`super::RoleLoop`]. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,6 +37,9 @@ pub enum ControlError {
     /// Only a primary has a lease.
     #[error("node is not currently primary")]
     NotPrimary,
+    /// Its log can't be written at the moment: others would lack what was committed.
+    #[error("not all that was committed to {0} is in its log")]
+    NotLogged(DbName),
     /// It doesn't follow this node.
     #[error("target node is not currently connected")]
     NotConnected,

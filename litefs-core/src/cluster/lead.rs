@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! begin: files at the log's end ─► cluster ID ─► reign noted ─► may write ─┬─ renew, half-way to the deadline
+//!                                                                          ├─ at once, if somebody else seems to hold it
 //!                                                                          ├─ hand over: on request, or at the stop
 //!                                                                          └─ end: may not write ─► lease released or kept
 //! ```
@@ -9,21 +10,23 @@
 //! # Handing over loses nothing
 //! 1. SQLite's write locks are taken, so that writers wait as for any other writer, and none is in the middle.
 //! 2. The right to write goes, and commits that were under way come to their end ([`Store::stop_writes`]). From here on
-//!    nothing is acknowledged.
+//!    nothing is acknowledged. If a log can't take what was, this node goes on: nobody else would have it.
 //! 3. The stream sends all that is in the logs and the lease's ID *after* it, in order. So whoever takes the lease over
 //!    has everything.
-//! 4. This node waits until the lease names the other one. If that doesn't happen it takes the lease back
+//! 4. This node keeps the lease alive and waits until it names the other one. If that doesn't happen it takes the lease back
 //!    ([`Lease::reclaim`]), which makes the ID worthless: the other one can't come later. If it can't tell who has the
 //!    lease, it is nobody.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use litefs_lease::{ClusterId, Lease, LeaseError, Leaser};
+use litefs_lease::{ClusterId, Lease, LeaseError, Leaser, Progress};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::control::{ControlError, Request, Wish};
+use super::lease_watch::LeaseWatch;
 use super::{Stop, off_thread};
 use crate::db::{Applied, Database, HeldWriters};
 use crate::error::{Error, chain};
@@ -32,7 +35,7 @@ use crate::store::{Follower, Store};
 /// A lease, and what it is held for.
 pub(super) struct Reign<'a> {
     pub(super) store: &'a Arc<Store>,
-    pub(super) leaser: &'a dyn Leaser,
+    pub(super) leaser: &'a Arc<dyn Leaser>,
     pub(super) lease: Box<dyn Lease>,
     pub(super) requests: &'a mut mpsc::Receiver<Request>,
     pub(super) stop: &'a mut Stop,
@@ -97,21 +100,19 @@ impl Reign<'_> {
         Ok(())
     }
 
-    /// Renews the lease half-way to its deadline, until it is lost, handed over, or there is reason to stop.
+    /// Renews the lease half-way to its deadline, until it is lost, handed over, or there is reason to stop; and at once if
+    /// it seems to be another's: somebody may have ended it before its time.
     pub(super) async fn hold(&mut self) -> Result<Left, LeadError> {
+        let watch = LeaseWatch::start(Arc::clone(self.leaser), RETRY);
+        let mut known = Some(Some(self.leaser.own_info().clone()));
         loop {
-            let due = self.lease.deadline().map(|deadline| {
-                Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2
-            });
-            let due = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = self.stop.told() => return self.pass_on(Left::Stopped).await,
-                () = due => self.renew().await?,
+                () = half_way(self.lease.deadline()) => self.renew().await?,
+                () = watch.differs(known.clone()) => {
+                    known = watch.seen();
+                    self.renew().await?;
+                }
                 Some(request) = self.requests.recv() => {
                     if let Some(left) = self.grant_wish(request).await? {
                         return Ok(left);
@@ -156,7 +157,12 @@ impl Reign<'_> {
     async fn grant_wish(&mut self, request: Request) -> Result<Option<Left>, LeadError> {
         match request.wish {
             Wish::Demote => {
-                let _ = request.answer.send(Ok(()));
+                let checked = self.check_logs();
+                let refused = checked.is_err();
+                let _ = request.answer.send(checked);
+                if refused {
+                    return Ok(None);
+                }
                 tracing::info!("{}: node manually demoted", self.id());
                 self.pass_on(Left::Demoted).await.map(Some)
             }
@@ -187,7 +193,13 @@ impl Reign<'_> {
             return Err(LeaseError::NoHandoff { kind }.into());
         }
         let follows = self.store.followers().all().iter().any(|other| other.node_id == to);
-        if follows { Ok(()) } else { Err(ControlError::NotConnected) }
+        if follows { self.check_logs() } else { Err(ControlError::NotConnected) }
+    }
+
+    /// Whoever leads next would lack what a log can't take.
+    fn check_logs(&self) -> Result<(), ControlError> {
+        let blocked = self.store.databases().into_iter().find(|db| db.is_log_blocked());
+        blocked.map_or(Ok(()), |db| Err(ControlError::NotLogged(db.name().clone())))
     }
 
     /// The end of a reign that nobody waits for: a candidate that follows gets the lease, if there is one.
@@ -219,8 +231,10 @@ impl Reign<'_> {
             Err(_) => return Handover::Kept("the lease can't be renewed"),
         }
         let held = off_thread(self.store, hold_writers).await;
-        off_thread(self.store, super::super::store::Store::stop_writes).await;
-        let outcome = self.send_lease(to).await;
+        let outcome = match off_thread(self.store, Store::stop_writes).await {
+            Ok(()) => self.send_lease(to).await,
+            Err(_) => Handover::Kept("not all that was committed is in the logs"),
+        };
         match &outcome {
             Handover::Kept(_) => self.grant(),
             // Before writers wake up, so that they don't begin what can't be committed.
@@ -238,17 +252,27 @@ impl Reign<'_> {
         let Some(sent) = self.store.followers().offer(to, &id) else {
             return Handover::Kept("node is no longer connected");
         };
-        let why = match timeout(SEND_PATIENCE, sent).await {
-            Ok(Ok(())) => {
-                let own = self.leaser.own_info();
-                match timeout(TAKE_PATIENCE, self.leaser.primary_changed(Some(own))).await {
-                    Ok(Ok(Some(_))) => return Handover::Done,
-                    Ok(Ok(None)) => return Handover::Lost(LeaseError::Expired),
-                    Ok(Err(_)) | Err(_) => "it didn't take the lease",
-                }
+        let leaser = self.leaser;
+        let taken = async {
+            match timeout(SEND_PATIENCE, sent).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err("node is no longer connected"),
+                Err(_) => return Err("handoff processing timeout"),
             }
-            Ok(Err(_)) => "node is no longer connected",
-            Err(_) => "handoff processing timeout",
+            match timeout(TAKE_PATIENCE, leaser.primary_changed(Some(leaser.own_info()))).await {
+                Ok(Ok(holder)) => Ok(holder),
+                Ok(Err(_)) | Err(_) => Err("it didn't take the lease"),
+            }
+        };
+        let taken = tokio::select! {
+            taken = taken => taken,
+            // That takes longer than a lease may last: nobody else shall think that its holder is dead.
+            never = keep_alive(self.lease.as_mut(), self.store.progress()) => match never {},
+        };
+        let why = match taken {
+            Ok(Some(_)) => return Handover::Done,
+            Ok(None) => return Handover::Lost(LeaseError::Expired),
+            Err(why) => why,
         };
         // Whoever got the ID, or gets it yet, can't use it after this.
         match self.lease.reclaim().await {
@@ -267,8 +291,11 @@ impl Reign<'_> {
     async fn set_cluster_id(&self) -> Result<(), LeadError> {
         let local = self.store.cluster_id();
         let known = local.is_some();
-        let id = local.unwrap_or_else(|| ClusterId::from_random(self.store.random()));
-        if self.leaser.cluster_id().await.map_err(LeadError::LeaseId)?.is_none() {
+        let leased = self.leaser.cluster_id().await.map_err(LeadError::LeaseId)?;
+        let is_set = leased.is_some();
+        let id = local.or(leased);
+        let id = id.unwrap_or_else(|| ClusterId::from_random(self.store.random()));
+        if !is_set {
             self.leaser.set_cluster_id(&id).await.map_err(LeadError::LeaseId)?;
             let kind = self.leaser.kind();
             tracing::info!("set cluster id on \"{kind}\" lease \"{id}\"");
@@ -281,6 +308,26 @@ impl Reign<'_> {
 
     fn id(&self) -> String {
         format!("{:016X}", self.store.node_id())
+    }
+}
+
+/// Until the time is come to renew a lease.
+async fn half_way(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => {
+            tokio::time::sleep(deadline.saturating_duration_since(Instant::now()) / 2).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Renews a lease in time, and grants nothing by it. Whether that fails shows later.
+async fn keep_alive(lease: &mut dyn Lease, reached: Progress) -> Infallible {
+    loop {
+        half_way(lease.deadline()).await;
+        if lease.renew(reached).await.is_err() {
+            tokio::time::sleep(RETRY).await;
+        }
     }
 }
 

@@ -93,6 +93,10 @@ pub struct RoleLoop {
     watch: Option<LeaseWatch>,
     /// Since when nobody has held the lease, as far as this node has seen.
     free_since: Option<Instant>,
+    /// Since when the place that grants the lease doesn't know the cluster any more.
+    forgotten_since: Option<Instant>,
+    /// Until when this node's own lease, which is over, would have given it the right to write.
+    held_until: Option<Instant>,
     /// When it last had all that a primary had.
     live_until: Option<Instant>,
     /// What was last logged, which needn't be repeated each second.
@@ -139,6 +143,8 @@ impl RoleLoop {
             offered: None,
             watch: None,
             free_since: None,
+            forgotten_since: None,
+            held_until: None,
             live_until: None,
             told: String::new(),
         }
@@ -228,8 +234,12 @@ impl RoleLoop {
         })?;
         let shown = cluster.as_ref().map(ClusterId::to_string).unwrap_or_default();
         let admission = admit(self.store.cluster_id().as_ref(), cluster.as_ref());
+        if admission != Admission::Forgotten {
+            self.forgotten_since = None;
+        }
         match admission {
             Admission::Member => {}
+            Admission::Forgotten => drop(self.forgotten_since.get_or_insert_with(Instant::now)),
             Admission::Guest => self.tell(format!(
                 "cannot become primary, local node has no cluster ID and \"{kind}\" lease already initialized with cluster ID {shown}"
             )),
@@ -241,13 +251,13 @@ impl RoleLoop {
         }
         match (self.leaser.primary_info().await, admission) {
             // Held in an earlier life, or until this node couldn't renew it.
-            (Ok(primary), Admission::Member)
+            (Ok(primary), Admission::Member | Admission::Forgotten)
                 if self.options.candidate && primary == *self.leaser.own_info() =>
             {
                 self.acquire(0).await
             }
             (Ok(primary), _) => Ok(Role::Follows(primary)),
-            (Err(err), Admission::Guest) => {
+            (Err(err), Admission::Guest) if !self.options.allow_stale_promotion => {
                 Err(self.later(format!("cannot find primary, retrying: {err}")))
             }
             (Err(err @ LeaseError::NoPrimary), _) if !self.options.candidate => {
@@ -255,12 +265,23 @@ impl RoleLoop {
                     "{id}: cannot find primary & ineligible to become primary, retrying: {err}"
                 )))
             }
+            (Err(LeaseError::NoPrimary), _) if self.may_be_held() => Err(self.later(format!(
+                "{id}: the \"{kind}\" lease knows nothing of this cluster, waiting until nobody can hold an earlier one"
+            ))),
             (Err(LeaseError::NoPrimary), _) => self.stand().await,
             (Err(err), _) => {
                 Err(self
                     .later(format!("{id}: cannot acquire lease or find primary, retrying: {err}")))
             }
         }
+    }
+
+    /// Whether another node may write with a lease that the place has forgotten.
+    fn may_be_held(&self) -> bool {
+        // While this node's own right lasted, nobody else had one.
+        let was_ours = self.held_until.is_some_and(|until| Instant::now() < until);
+        let term = self.leaser.term().filter(|_| !was_ours).unwrap_or_default();
+        self.forgotten_since.is_some_and(|since| since.elapsed() < term)
     }
 
     /// Nobody holds the lease: takes it, unless another candidate should.
@@ -275,7 +296,7 @@ impl RoleLoop {
         let failed = |err| format!("{id}: cannot acquire lease or find primary, retrying: {err}");
         let stand = || self.leaser.stand(own.progress);
         let mut known = stand().await.map_err(|err| self.later(failed(err)))?;
-        if known.reached.is_some() {
+        if known.reached.is_some() || self.leaser.term().is_some() {
             // Others hear of the free lease in the same moment.
             tokio::time::sleep(SETTLE).await;
             known = stand().await.map_err(|err| self.later(failed(err)))?;
@@ -326,7 +347,7 @@ impl RoleLoop {
         self.free_since = None;
         self.told.clear();
         self.watch = None;
-        let (store, leaser, requests) = (&self.store, self.leaser.as_ref(), &mut self.requests);
+        let (store, leaser, requests) = (&self.store, &self.leaser, &mut self.requests);
         refuse_all(requests);
         let mut reign = Reign { store, leaser, lease, requests, stop };
         let left = match reign.begin(last_reign).await {
@@ -338,6 +359,7 @@ impl RoleLoop {
         };
         reign.end().await;
         let lease = reign.lease;
+        self.held_until = lease.deadline();
         refuse_all(&mut self.requests);
         self.backoff.reset();
         if let Ok(Left::HandedOver) = left {

@@ -5,9 +5,10 @@
 //! ```text
 //! cluster ID of this node │ of the lease │ it may
 //! ────────────────────────┼──────────────┼────────────────────────────────────────────
-//! any                     │ none         │ lead or follow: the first primary sets the ID
+//! none                    │ none         │ lead or follow: the first primary sets the ID
+//! one                     │ none         │ follow, and lead once nobody can hold a lease that was forgotten
 //! the same                │ the same     │ lead or follow
-//! none                    │ some         │ follow, and adopt the ID from the stream
+//! none                    │ some         │ follow, and adopt the ID from the stream; lead if stale data is better than none
 //! one                     │ another      │ neither
 //! ```
 
@@ -20,6 +21,8 @@ use litefs_lease::ClusterId;
 pub(super) enum Admission {
     /// It may lead, if it is a candidate, and follow.
     Member,
+    /// Likewise, but the place that grants the lease has lost its memory, or is a new one.
+    Forgotten,
     /// It may follow.
     Guest,
     /// It has nothing to do with that cluster.
@@ -29,7 +32,8 @@ pub(super) enum Admission {
 /// Compares the cluster ID of this node with that of the lease.
 pub(super) fn admit(local: Option<&ClusterId>, lease: Option<&ClusterId>) -> Admission {
     match (local, lease) {
-        (_, None) => Admission::Member,
+        (None, None) => Admission::Member,
+        (Some(_), None) => Admission::Forgotten,
         (None, Some(_)) => Admission::Guest,
         (Some(local), Some(lease)) if local == lease => Admission::Member,
         (Some(_), Some(_)) => Admission::Stranger,
@@ -93,7 +97,7 @@ mod tests {
         let (a, b) = (ClusterId::from_random(1), ClusterId::from_random(2));
         let cases = [
             (None, None, Admission::Member),
-            (Some(&a), None, Admission::Member),
+            (Some(&a), None, Admission::Forgotten),
             (Some(&a), Some(&a), Admission::Member),
             (None, Some(&a), Admission::Guest),
             (Some(&b), Some(&a), Admission::Stranger),

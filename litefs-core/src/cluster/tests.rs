@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use litefs_lease::{Progress, StaticLeaser};
@@ -163,6 +163,7 @@ async fn a_stop_interrupts_every_wait() {
 struct Moody {
     info: PrimaryInfo,
     renewals: u32,
+    held: AtomicBool,
     released: Arc<AtomicU32>,
 }
 
@@ -187,12 +188,14 @@ impl Leaser for Moody {
         if self.released.load(Ordering::Acquire) > 0 {
             return Err(LeaseError::PrimaryExists);
         }
+        self.held.store(true, Ordering::Release);
         let (renewals, released) = (self.renewals, Arc::clone(&self.released));
         Ok(Box::new(MoodyLease { deadline: Instant::now() + TERM, renewals, released }))
     }
 
     async fn primary_info(&self) -> Result<PrimaryInfo, LeaseError> {
-        Err(LeaseError::NoPrimary)
+        let is_held = self.held.load(Ordering::Acquire);
+        if is_held { Ok(self.info.clone()) } else { Err(LeaseError::NoPrimary) }
     }
 
     async fn cluster_id(&self) -> Result<Option<ClusterId>, LeaseError> {
@@ -228,7 +231,8 @@ const TERM: Duration = Duration::from_millis(40);
 async fn a_lease_is_renewed_and_its_loss_ends_the_role() {
     let released = Arc::<AtomicU32>::default();
     let info = PrimaryInfo { hostname: "a".into(), advertise_url: "http://a".into() };
-    let leaser = Moody { info, renewals: 4, released: Arc::clone(&released) };
+    let (held, released_too) = (AtomicBool::new(false), Arc::clone(&released));
+    let leaser = Moody { info, renewals: 4, held, released: released_too };
     let dir = tempfile::tempdir().unwrap();
     let store = StoreOptions::new(dir.path()).open().unwrap();
     let mut events = store.events();

@@ -50,6 +50,11 @@ impl Database {
         self.unstage(&mut c)
     }
 
+    /// Whether the log couldn't take what was committed, when it was last tried.
+    pub(crate) fn is_log_blocked(&self) -> bool {
+        self.log_blocked.load(Ordering::Acquire)
+    }
+
     /// Takes the locks of a writer, in either mode, so that no transaction is under way. `None` if one goes on until
     /// `deadline`.
     ///
@@ -71,6 +76,7 @@ impl Database {
             }
             *file = Some(opened);
         }
+        self.capture_locked()?;
         Ok(Some(HeldWriters { _files: files }))
     }
 }

@@ -528,7 +528,7 @@ impl Database {
         self.remove(FileKind::Database)?;
         self.remove_remains()?;
         let snapshots = std::mem::take(&mut c.snapshots);
-        *c = Capture { logged: c.logged, snapshots, ..Capture::default() };
+        *c = Capture { logged: c.logged, snapshots, watch: c.watch, ..Capture::default() };
         self.publish(c);
         self.sync_dir()
     }

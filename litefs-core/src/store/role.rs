@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Invariant: once [`Store::stop_writes`] or [`Store::become_replica`] has returned, no commit is acknowledged any more, and
-//! all that was acknowledged before is in the logs.
+//! all that was acknowledged before is in the logs, unless one can't be written.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,8 +19,10 @@ use std::time::{Duration, Instant, SystemTime};
 use litefs_lease::{PrimaryInfo, Progress};
 
 use super::{Followers, Store, facts};
+use crate::db::Database;
 use crate::error::{Error, chain};
 use crate::ltx::Timestamp;
+use crate::types::Txid;
 
 /// What the node is in the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,18 +71,24 @@ impl Store {
 
     /// The primary may not write any more, but goes on being the primary for those who follow it: they get all that was
     /// committed.
-    pub fn stop_writes(&self) {
+    ///
+    /// # Errors
+    /// If a log lacks something of that, which nobody gets then.
+    pub fn stop_writes(&self) -> Result<(), Error> {
         self.authority.revoke();
-        self.await_commits();
+        self.await_commits()
     }
 
-    /// Commits that were under way when the right was taken away come to their end.
-    fn await_commits(&self) {
+    /// Commits that were under way when the right was taken away come to their end, in all databases; the first error.
+    fn await_commits(&self) -> Result<(), Error> {
+        let mut all = Ok(());
         for db in self.databases() {
             if let Err(err) = db.await_commits() {
                 tracing::error!(db = %db.name(), err = chain(&err), "a transaction isn't in the log");
+                all = all.and(Err(err));
             }
         }
+        all
     }
 
     /// The node may not write from now on.
@@ -88,7 +96,8 @@ impl Store {
         self.authority.revoke();
         // Before commits are waited for: one that is being forwarded would wait for a primary that is gone.
         self.withdraw_all();
-        self.await_commits();
+        // An error was reported; the role goes in any case.
+        let _ = self.await_commits();
         let hostname = primary.as_ref().map(|p| p.hostname.clone());
         let now = Role::Replica { primary };
         let mut role = self.role.write();
@@ -113,10 +122,15 @@ impl Store {
         self.primary_clock.store(timestamp.as_millis(), Ordering::Release);
     }
 
-    /// How far this node has come.
+    /// How far this node has come: what it has received, or as the primary has committed. A record that is logged ahead of its
+    /// journal's end isn't committed yet, and may never be.
     pub fn progress(&self) -> Progress {
-        let txid =
-            |db: &Arc<crate::db::Database>| db.received_pos().map_or(0, |pos| pos.txid.as_u64());
+        let leads = self.is_primary();
+        let txid = |db: &Arc<Database>| {
+            let logged = db.received_pos().map(|pos| pos.txid);
+            let counts = if leads { logged.min(db.pos().map(|pos| pos.txid)) } else { logged };
+            counts.map_or(0, Txid::as_u64)
+        };
         let transactions = self.databases().iter().map(txid).fold(0, u64::saturating_add);
         Progress { reign: self.reign(), transactions }
     }

@@ -103,6 +103,10 @@ pub(super) enum Step<'a> {
     List {
         prefix: &'a str,
     },
+    /// Removes them.
+    Clear {
+        prefix: &'a str,
+    },
 }
 
 impl Api {
@@ -386,6 +390,7 @@ fn operation(step: &Step<'_>) -> impl Serialize {
             Kv { verb: "unlock", key, session: Some(session), ..Kv::default() }
         }
         Step::List { prefix } => Kv { verb: "get-tree", key: prefix, ..Kv::default() },
+        Step::Clear { prefix } => Kv { verb: "delete-tree", key: prefix, ..Kv::default() },
     };
     Operation { kv }
 }

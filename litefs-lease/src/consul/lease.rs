@@ -84,11 +84,16 @@ impl ConsulLease {
             None => self.look().await?,
         };
         let (key, progress_key) = (&self.place.key, self.place.progress_key());
+        let candidates = self.place.candidates_prefix();
         let mut steps = vec![Step::Check { key, modify_index }];
         if self.place.fast_failover.is_some() {
             self.beat += 1;
             let value = self.place.value(self.beat).to_json();
             steps.push(Step::Lock { key, value, session: &self.session });
+        }
+        if self.told.is_none() {
+            // This reign's election is over.
+            steps.push(Step::Clear { prefix: &candidates });
         }
         if self.told != Some(reached) {
             steps.push(Step::Set { key: &progress_key, value: Record::new(reached).to_json() });

@@ -11,7 +11,10 @@
 //! A session lives for at least its TTL after Consul has seen the last renewal; the holder counts the same TTL from before
 //! it has sent it. Its right ends first, if both clocks run at about the same rate: Consul waits for up to twice the TTL,
 //! and then for the lock delay. Every renewal looks at the key, too: a session that lives doesn't help if an operator
-//! has removed the key and somebody else has taken it.
+//! has removed the key and somebody else has taken it. A holder that also watches the key hears of that before the lock
+//! delay is over, which is what stands between it and the next one when a session is ended before its time.
+//!
+//! A Consul that has lost its data knows of no session: then [`Leaser::term`] keeps others away until the right has ended.
 //!
 //! When the key changes hands with a live session (handing over, taking back, giving back), each step is one transaction that
 //! checks when the key was last written. Of two steps at the same moment one is first, and the other one fails.
@@ -30,8 +33,10 @@
 //! * **A beat that was long on its way** counts from before it was sent, and after the removal has no effect.
 //! * **A primary that is paused** finds its deadline passed when it wakes, since the clock went on, and may only write
 //!   again once a beat has succeeded.
-//! * **A candidate that is paused**, or whose queries are late or fail, doesn't know whether there were beats: it counts
-//!   anew. That isn't for safety, but lest a primary is replaced because of Consul.
+//! * **A candidate that is paused**, or whose queries are late, doesn't know whether there were beats meanwhile: it doesn't
+//!   count the time by which they were, gives the primary a moment after the first of these, and counts anew if one
+//!   fails. That isn't for safety, but lest a primary is replaced because of
+//!   Consul.
 //! * **A slow or absent Consul** takes the primary's right away after `fence`, and lets nobody else have it.
 //! * **Clocks** needn't agree on the time. The half second allows their rates to differ by a fifth at the default of two
 //!   seconds. A machine whose monotonic clock stands still while it is suspended is outside of this: so it is with the TTL.
@@ -50,7 +55,7 @@ mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -146,6 +151,10 @@ impl Leaser for ConsulLeaser {
 
     fn own_info(&self) -> &PrimaryInfo {
         &self.own
+    }
+
+    fn term(&self) -> Option<Duration> {
+        Some(self.place.ttl)
     }
 
     async fn acquire(&self) -> Result<Box<dyn Lease>, LeaseError> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Counts from the last change that was seen, and anew whenever nothing could be seen.
+/// Counts from the last change that was seen, without the time in which nothing could be seen.
 #[derive(Debug, Default)]
 pub(super) struct Standstill {
     counting: Option<Counting>,
@@ -12,9 +12,12 @@ pub(super) struct Standstill {
 struct Counting {
     /// The key, as it was last written.
     modify_index: u64,
+    /// The last change, later by what couldn't be seen since.
     since: Instant,
     /// The last look.
     looked: Instant,
+    /// It was late, by more than may be.
+    late: bool,
     /// How long it may stand still.
     allowed: Duration,
 }
@@ -34,14 +37,24 @@ impl Standstill {
             return;
         };
         let allowed = fence + MARGIN;
-        let longest = wait + wait / 16 + SLACK;
-        let since = match &self.counting {
-            // Consul was slow, or this process: the primary may have been unable to be seen.
-            Some(c) if now.saturating_duration_since(c.looked) > longest => now,
-            Some(c) if c.modify_index == modify_index => c.since,
-            _ => now,
+        let longest = wait + wait / 16;
+        let (since, late) = match &self.counting {
+            Some(c) if c.modify_index == modify_index => {
+                let late = now.saturating_duration_since(c.looked).saturating_sub(longest);
+                match (late > SLACK, c.late) {
+                    (false, _) => (c.since, false),
+                    // Consul was slow, or this process: so the primary may have been unable to be seen.
+                    (true, true) => (c.since + late, true),
+                    // Or all of them have stood still, and it needs a moment.
+                    (true, false) => {
+                        let half = now.checked_sub(allowed / 2).unwrap_or(now);
+                        ((c.since + late).max(half), true)
+                    }
+                }
+            }
+            _ => (now, false),
         };
-        self.counting = Some(Counting { modify_index, since, looked: now, allowed });
+        self.counting = Some(Counting { modify_index, since, looked: now, late, allowed });
     }
 
     /// How much longer it may stand still; `None` if it has no beat.
@@ -104,12 +117,38 @@ mod tests {
     fn what_wasnt_seen_doesnt_count() {
         let (mut still, start) = (Standstill::default(), Instant::now());
         still.see(start, STEP, 5, FENCE);
-        let mut now = look(&mut still, start, Duration::from_secs(2), 5);
-        // Consul was away for a second, or this process was paused.
-        now += Duration::from_secs(1);
-        still.see(now, STEP, 5, FENCE);
+        let now = look(&mut still, start, Duration::from_millis(500), 5);
+        // Consul was slow.
+        let late = now + STEP + Duration::from_secs(1);
+        still.see(late, STEP, 5, FENCE);
+        let left = still.left(late).unwrap();
+        let seen = Duration::from_millis(500) + STEP + STEP / 16;
+        assert_eq!(left, Duration::from_millis(2500) - seen);
+    }
+
+    #[test]
+    fn after_a_pause_of_all_a_primary_has_time_for_a_beat() {
+        let (mut still, start) = (Standstill::default(), Instant::now());
+        still.see(start, STEP, 5, FENCE);
+        let now = look(&mut still, start, Duration::from_secs(2), 5);
+        let awake = now + Duration::from_secs(3600);
+        still.see(awake, STEP, 5, FENCE);
+        assert_eq!(still.left(awake), Some(Duration::from_millis(1250)));
+        still.see(awake + Duration::from_millis(1250), STEP, 6, FENCE);
         assert_eq!(still.overdue(), None);
-        assert_eq!(still.left(now), Some(Duration::from_millis(2500)));
+    }
+
+    #[test]
+    fn a_consul_that_is_always_late_saves_no_primary() {
+        let (mut still, mut now) = (Standstill::default(), Instant::now());
+        still.see(now, STEP, 5, FENCE);
+        for _ in 0..9 {
+            assert_eq!(still.overdue(), None);
+            now += STEP + Duration::from_secs(1);
+            still.see(now, STEP, 5, FENCE);
+        }
+        look(&mut still, now, STEP, 5);
+        assert_eq!(still.overdue(), Some(5));
     }
 
     #[test]

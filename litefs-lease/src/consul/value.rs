@@ -4,7 +4,7 @@
 //! <key>                       {"hostname":"a","advertise-url":"http://a:20202","node-id":"00000000000000AB","beat":7,"fence-ms":2000}
 //! <key>/clusterid             LFSC0123456789ABCDEF
 //! <key>/progress              {"reign":3,"transactions":1000,"at":…}        the primary's last word
-//! <key>/candidates/<node id>  the same, of who would take the free lease
+//! <key>/candidates/<node id>  the same, of who would take the free lease; the next primary removes them all
 //! ```
 //!
 //! An original node writes only the first two members and reads no others. An empty value means that nobody is the

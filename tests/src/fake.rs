@@ -8,23 +8,25 @@ use std::time::Duration;
 
 /// A request as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub struct Asked {
     /// Method and target: `PUT /v1/txn`.
-    pub(crate) line: String,
+    pub line: String,
     /// Lower-case names.
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: String,
+    pub headers: Vec<(String, String)>,
+    /// What came with it.
+    pub body: String,
 }
 
 impl Asked {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    /// A header by its lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// What is said to it.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
+pub struct Reply {
     status: u16,
     body: String,
     index: u64,
@@ -32,30 +34,35 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn new(status: u16, body: &str) -> Reply {
+    /// Said at once.
+    pub fn new(status: u16, body: &str) -> Reply {
         Reply { status, body: body.into(), index: 1, late: Duration::ZERO }
     }
 
     /// The state of the place.
-    pub(crate) fn index(self, index: u64) -> Reply {
+    pub fn index(self, index: u64) -> Reply {
         Reply { index, ..self }
     }
 
     /// Said after this time.
-    pub(crate) fn late(self, late: Duration) -> Reply {
+    pub fn late(self, late: Duration) -> Reply {
         Reply { late, ..self }
     }
 }
 
+/// It runs until the process ends.
 #[derive(Debug)]
-pub(crate) struct Fake {
+pub struct Fake {
     addr: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Fake {
     /// `answer` is called once for each request.
-    pub(crate) fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Fake {
+    ///
+    /// # Panics
+    /// If there is no port.
+    pub fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let asked = Arc::<Mutex<Vec<Asked>>>::default();
@@ -79,21 +86,26 @@ impl Fake {
         Fake { addr, asked }
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Where it listens, as a URL.
+    pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
         self.addr
     }
 
     /// All requests so far.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
+    ///
+    /// # Panics
+    /// If `answer` has.
+    pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 
     /// Method, target and body of each, a line each.
-    pub(crate) fn script(&self) -> Vec<String> {
+    pub fn script(&self) -> Vec<String> {
         let line = |asked: &Asked| format!("{} {}", asked.line, asked.body).trim().to_owned();
         self.asked().iter().map(line).collect()
     }
