@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use litefs_tests::cluster::eventually;
 use litefs_tests::node::{LIMIT, Node, NodeOptions, unmount};
 use litefs_tests::process::Process;
 use litefs_tests::sqlite;
@@ -64,7 +65,16 @@ impl SmallDisk {
     }
 
     fn limit(&self, bytes: &str) {
-        command(Command::new("btrfs").args(["qgroup", "limit", bytes]).arg(self.node.data()));
+        let mut output = String::new();
+        // That the quota is exhausted may be said of this, too.
+        let done = eventually(LIMIT, || {
+            let mut limit = Command::new("btrfs");
+            limit.args(["qgroup", "limit", bytes]).arg(self.node.data());
+            let (code, said) = Process::run(&mut limit, LIMIT);
+            output = said;
+            code == Some(0)
+        });
+        assert!(done, "{output}");
     }
 }
 
@@ -195,8 +205,7 @@ fn an_exhausted_quota() {
         for row_bytes in [3000, 100_000, 300] {
             disk.fill();
             let count = fill(&conn, row_bytes);
-            let output = disk.node.process().output();
-            assert!(output.contains("EDQUOT"), "{output}");
+            disk.node.process().line("EDQUOT", LIMIT);
             disk.free();
             assert_eq!(sqlite::number(&conn, "SELECT count(*) FROM t"), count, "{journal}");
             sqlite::run(&conn, "INSERT INTO t(y) VALUES (zeroblob(100000))");
