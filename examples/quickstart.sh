@@ -8,27 +8,16 @@ cd "$(dirname "$0")/.."
 say() { printf '\n\033[1m%s\033[0m\n' "$1"; }
 show() { printf '  $ %s\n' "$*"; "$@" 2>&1 | sed 's/^/    /'; }
 fail() { printf '\nquickstart failed: %s\n' "$1" >&2; exit 1; }
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
-missing=()
-need() { command -v "$1" >/dev/null || missing+=("$2"); }
+. tests/install.sh
 need cc build-essential
 need fusermount3 fuse3
 need sqlite3 sqlite3
 need python3 python3
 need curl curl
-if [ "${#missing[@]}" -gt 0 ]; then
-  say "Installing ${missing[*]}"
-  as_root apt-get update -qq
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" ca-certificates
-fi
-export PATH="$HOME/.cargo/bin:$PATH"
-if ! command -v cargo >/dev/null; then
-  say "Installing Rust"
-  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal
-fi
-[ -e /dev/fuse ] || as_root modprobe fuse || true
-[ -e /dev/fuse ] || fail "no /dev/fuse: load the module, or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
+install_packages
+install_rust
+require_fuse
 
 say "Building litefs"
 cargo build --release --locked --quiet -p litefs-cli

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
+pub use litefs_lease::chain;
 use thiserror::Error;
 
 use crate::db::ImportError;
@@ -303,17 +304,6 @@ impl Error {
         }
         None
     }
-}
-
-/// An error and its sources in one line.
-pub fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
-    }
-    text
 }
 
 /// Attaches what was tried, and where, to an error of the operating system.

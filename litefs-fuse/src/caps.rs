@@ -6,6 +6,7 @@
 //! | big writes, max pages  | requests carry up to 1 MiB                                               |
 //! | parallel dir ops       | lookups don't wait for each other                                        |
 //! | explicit invalidation  | a changed size or time drops no cached pages                             |
+//! | set-user-ID handling   | the kernel asks for no mode before each `chown`: no file has such bits   |
 //! | passthrough            | `-shm` costs no requests (kernel 6.9, `CAP_SYS_ADMIN`)                   |
 //!
 //! Not asked for, on purpose:
@@ -29,6 +30,7 @@ pub(crate) fn negotiate(config: &mut KernelConfig, passthrough: Passthrough) -> 
         InitFlags::FUSE_MAX_PAGES,
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     ] {
         if config.add_capabilities(wanted).is_err() {
             tracing::info!(capability = ?wanted, "the kernel lacks a FUSE feature, goes on without");

@@ -1,7 +1,5 @@
 //! Requests of the kernel in, answers out; every decision is in [`crate::ops`].
 //!
-//! Each request runs inside [`LiteFs::run`], which catches a panic: the caller gets `EIO`, the others go on.
-//!
 //! `ENOSYS` is a message to the kernel, "never ask again", and only used as such: for `access` (always
 //! allowed), extended attributes (there are none; the kernel would ask at each write), `lseek` and
 //! `copy_file_range` (it has its own way), `poll` and `ioctl`. Refused operations on names say `EPERM`.
@@ -10,7 +8,6 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,10 +24,10 @@ use nix::fcntl::OFlag;
 use nix::unistd::{getegid, geteuid};
 
 use crate::caps::{self, MAX_REQUEST};
-use crate::halt;
 use crate::handles::Backings;
 use crate::ops::{Attr, Caching, Caller, Found, NAME_MAX, Opened, Ops};
 use crate::peer::Callers;
+use crate::run::{Runner, later};
 use crate::session::Passthrough;
 
 /// The file system as `fuser` wants it.
@@ -40,52 +37,20 @@ pub(crate) struct LiteFs {
     callers: Arc<Callers>,
     backings: Backings<BackingId>,
     passthrough: Passthrough,
+    look: Look,
+    runner: Runner,
+}
+
+/// What all files have in common.
+#[derive(Debug, Clone, Copy)]
+struct Look {
     started: SystemTime,
     uid: u32,
     gid: u32,
-    /// Log each request at level debug rather than trace.
-    debug: bool,
 }
 
-impl LiteFs {
-    pub(crate) fn new(
-        ops: Ops,
-        callers: Arc<Callers>,
-        started: SystemTime,
-        passthrough: Passthrough,
-        debug: bool,
-    ) -> LiteFs {
-        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-        let backings = Backings::new(false);
-        let ops = Arc::new(ops);
-        LiteFs { ops, callers, backings, passthrough, started, uid, gid, debug }
-    }
-
-    fn caller(&self, request: &Request) -> Caller {
-        if self.callers.contains(request.pid()) { Caller::Engine } else { Caller::Application }
-    }
-
-    /// Runs one operation, catches its panic, logs it.
-    fn run<T>(
-        &self,
-        operation: &'static str,
-        number: INodeNo,
-        f: impl FnOnce() -> Result<T, Errno>,
-    ) -> Result<T, fuser::Errno> {
-        let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
-            tracing::error!(operation, ino = number.0, "panic in a file operation");
-            Err(Errno::EIO)
-        });
-        let errno = result.as_ref().err().map(|&e| e as i32);
-        if self.debug {
-            tracing::debug!(target: REQUESTS, operation, ino = number.0, errno);
-        } else {
-            tracing::trace!(target: REQUESTS, operation, ino = number.0, errno);
-        }
-        result.map_err(|errno| fuser::Errno::from_i32(errno as i32))
-    }
-
-    fn encode(&self, attr: &Attr) -> FileAttr {
+impl Look {
+    fn encode(self, attr: &Attr) -> FileAttr {
         FileAttr {
             ino: INodeNo(attr.number),
             size: attr.len,
@@ -106,10 +71,51 @@ impl LiteFs {
     }
 
     /// The entry that says "no such file" and may be cached: inode 0.
-    fn absent(&self) -> FileAttr {
+    fn absent(self) -> FileAttr {
         let modified = self.started;
         let ttl = Duration::ZERO;
         self.encode(&Attr { number: 0, len: 0, mode: 0, is_dir: false, links: 0, modified, ttl })
+    }
+}
+
+impl LiteFs {
+    pub(crate) fn new(
+        ops: Ops,
+        callers: Arc<Callers>,
+        started: SystemTime,
+        passthrough: Passthrough,
+        debug: bool,
+    ) -> LiteFs {
+        let look = Look { started, uid: geteuid().as_raw(), gid: getegid().as_raw() };
+        let backings = Backings::new(false);
+        let ops = Arc::new(ops);
+        LiteFs { ops, callers, backings, passthrough, look, runner: Runner { debug } }
+    }
+
+    fn caller(&self, request: &Request) -> Caller {
+        if self.callers.contains(request.pid()) { Caller::Engine } else { Caller::Application }
+    }
+
+    /// Runs an operation here; see [`Runner::run`].
+    fn run<T>(
+        &self,
+        operation: &'static str,
+        number: INodeNo,
+        f: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, fuser::Errno> {
+        self.runner.run(operation, number, f)
+    }
+
+    /// Runs an operation on a thread of its own, and has it answered there.
+    fn run_later<T>(
+        &self,
+        operation: &'static str,
+        number: INodeNo,
+        f: impl FnOnce(&Ops) -> Result<T, Errno> + Send + 'static,
+        answer: impl FnOnce(Result<T, fuser::Errno>) + Send + 'static,
+    ) {
+        let (runner, ops) = (self.runner, Arc::clone(&self.ops));
+        later(operation, move || answer(runner.run(operation, number, || f(&ops))));
     }
 
     /// The backing file of a `-shm` handle, if the kernel takes it.
@@ -139,10 +145,10 @@ impl Filesystem for LiteFs {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.run("lookup", parent, || self.ops.look_up(parent.0, name.to_str())) {
             Ok(Found::File { attr, ttl }) => {
-                reply.entry_with_ttls(&attr.ttl, &ttl, &self.encode(&attr), GENERATION);
+                reply.entry_with_ttls(&attr.ttl, &ttl, &self.look.encode(&attr), GENERATION);
             }
             Ok(Found::Absent { ttl }) if ttl.is_zero() => reply.error(fuser::Errno::ENOENT),
-            Ok(Found::Absent { ttl }) => reply.entry(&ttl, &self.absent(), GENERATION),
+            Ok(Found::Absent { ttl }) => reply.entry(&ttl, &self.look.absent(), GENERATION),
             Err(errno) => reply.error(errno),
         }
     }
@@ -156,7 +162,7 @@ impl Filesystem for LiteFs {
 
     fn getattr(&self, _: &Request, number: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.run("getattr", number, || self.ops.attr(number.0, fh.map(|h| h.0))) {
-            Ok(attr) => reply.attr(&attr.ttl, &self.encode(&attr)),
+            Ok(attr) => reply.attr(&attr.ttl, &self.look.encode(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -180,24 +186,34 @@ impl Filesystem for LiteFs {
         reply: ReplyAttr,
     ) {
         let fh = fh.map(|h| h.0);
-        let set = || {
+        let set = move |ops: &Ops| {
             if let Some(len) = size {
-                self.ops.truncate(number.0, fh, len)?;
+                ops.truncate(number.0, fh, len)?;
             }
-            self.ops.attr(number.0, fh)
+            ops.attr(number.0, fh)
         };
-        match self.run("setattr", number, set) {
-            Ok(attr) => reply.attr(&attr.ttl, &self.encode(&attr)),
+        let look = self.look;
+        let answer = move |set: Result<Attr, fuser::Errno>| match set {
+            Ok(attr) => reply.attr(&attr.ttl, &look.encode(&attr)),
             Err(errno) => reply.error(errno),
+        };
+        if size.is_some() && self.ops.truncate_waits(number.0) {
+            return self.run_later("setattr", number, set, answer);
         }
+        answer(self.run("setattr", number, || set(&self.ops)));
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let writable = writable(flags.0);
         let caller = self.caller(request);
         if let Some((node, db)) = self.ops.to_halt(number.0, writable) {
-            let ops = Arc::clone(&self.ops);
-            return halt::answer_later(reply, move || ops.open_halted(node, &db));
+            let open = move |ops: &Ops| ops.open_halted(node, &db);
+            return self.run_later("open", number, open, |opened| match opened {
+                Ok(opened) => {
+                    reply.opened(FileHandle(opened.handle), fopen_flags(&opened, false));
+                }
+                Err(errno) => reply.error(errno),
+            });
         }
         let open = || self.ops.open(number.0, writable, caller);
         match self.run("open", number, open) {
@@ -230,7 +246,7 @@ impl Filesystem for LiteFs {
             // One time-out for both: the attributes last longer than elsewhere, until the first write.
             Ok((attr, ttl, opened)) => {
                 let fh = FileHandle(opened.handle);
-                let entry = self.encode(&attr);
+                let entry = self.look.encode(&attr);
                 match self.backing(attr.number, &opened, |fd| reply.open_backing(fd)) {
                     Some(id) => {
                         let flags = fopen_flags(&opened, true);
@@ -281,11 +297,23 @@ impl Filesystem for LiteFs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.run("write", number, || self.ops.write(fh.0, data, offset)) {
+        let len = data.len();
+        let answer = move |written| match written {
             // A request is far smaller than 4 GiB.
-            Ok(()) => reply.written(data.len() as u32),
+            Ok(()) => reply.written(len as u32),
             Err(errno) => reply.error(errno),
+        };
+        if self.ops.write_waits(fh.0) {
+            let data = data.to_vec();
+            let write = move |ops: &Ops| ops.write(fh.0, &data, offset);
+            return self.run_later("write", number, write, answer);
         }
+        if self.ops.asks_to_write(fh.0) {
+            let data = data.to_vec();
+            let write = move |ops: &Ops| ops.ask_and_write(fh.0, &data, offset);
+            return self.run_later("write", number, write, answer);
+        }
+        answer(self.run("write", number, || self.ops.write(fh.0, data, offset)));
     }
 
     fn flush(
@@ -296,6 +324,10 @@ impl Filesystem for LiteFs {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        if self.ops.asks_to_flush(fh.0) {
+            let flush = move |ops: &Ops| ops.flush_asking(fh.0);
+            return self.run_later("flush", number, flush, |flushed| answer(reply, flushed));
+        }
         answer(reply, self.run("flush", number, || self.ops.flush(fh.0)));
     }
 
@@ -375,7 +407,13 @@ impl Filesystem for LiteFs {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let unlink = || self.ops.unlink(parent.0, name.to_str(), self.caller(request));
+        let caller = self.caller(request);
+        if self.ops.unlink_waits(parent.0, name.to_str()) {
+            let name = name.to_owned();
+            let unlink = move |ops: &Ops| ops.unlink(parent.0, name.to_str(), caller);
+            return self.run_later("unlink", parent, unlink, |unlinked| answer(reply, unlinked));
+        }
+        let unlink = || self.ops.unlink(parent.0, name.to_str(), caller);
         answer(reply, self.run("unlink", parent, unlink));
     }
 
@@ -533,7 +571,7 @@ fn writable(flags: i32) -> bool {
     OpenFlags(flags).acc_mode() != OpenAccMode::O_RDONLY
 }
 
-pub(crate) fn fopen_flags(opened: &Opened, passthrough: bool) -> FopenFlags {
+fn fopen_flags(opened: &Opened, passthrough: bool) -> FopenFlags {
     let caching = match opened.caching {
         Caching::Shared if passthrough => FopenFlags::empty(),
         Caching::Keep | Caching::Shared => FopenFlags::FOPEN_KEEP_CACHE,
@@ -550,4 +588,3 @@ thread_local! {
 
 /// Numbers aren't used twice, so generations aren't needed.
 const GENERATION: Generation = Generation(0);
-const REQUESTS: &str = "litefs_fuse::requests";

@@ -26,6 +26,7 @@ mod node;
 mod notify;
 mod ops;
 mod peer;
+mod run;
 mod session;
 mod special;
 

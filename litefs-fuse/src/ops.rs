@@ -6,11 +6,15 @@
 //! | cached                 | how long | it changes                                              |
 //! |------------------------|----------|---------------------------------------------------------|
 //! | pages                  | for ever | only through the kernel; a new file has a new number    |
+//! | pages of a journal     | never    |                                                         |
 //! | name of a file         | 1 hour   | through the kernel, or by a drop: [`Notifier`]          |
 //! | absence of a companion | 1 hour   | only through the kernel                                 |
 //! | absence of a database  | never    | the engine creates them, too                            |
 //! | size and mode          | 1 second | through the kernel; the mode also when the role changes |
 //! | special files          | never    | at any time                                             |
+//!
+//! A journal is hardly ever read, and its records lie across the cache's pages: with the cache, the kernel makes four requests
+//! of each, without it three.
 //!
 //! A node that the engine knows to be gone, while the kernel doesn't yet, answers `ESTALE`: the kernel
 //! then looks the name up again by itself, and the application sees the truth.
@@ -168,6 +172,11 @@ impl Ops {
         }
     }
 
+    /// Whether [`Ops::truncate`] may wait for the primary.
+    pub(crate) fn truncate_waits(&self, number: u64) -> bool {
+        !self.store.is_primary() && self.node(number).is_ok_and(|node| self.waits(&node.what))
+    }
+
     /// SETATTR of a size. Mode, owner and times stay as they are: setting them succeeds without effect.
     pub(crate) fn truncate(&self, number: u64, handle: Option<u64>, len: u64) -> Result<()> {
         let node = self.node(number)?;
@@ -254,6 +263,12 @@ impl Ops {
         }
     }
 
+    /// Whether a WRITE may wait for the primary: not for a thread that serves requests.
+    pub(crate) fn write_waits(&self, handle: u64) -> bool {
+        let is_lent = |handle| matches!(handle, Handle::File(open) if self.waits(&open.node.what));
+        !self.store.is_primary() && self.handle(handle).is_ok_and(is_lent)
+    }
+
     /// WRITE: all of `data`, or an error.
     pub(crate) fn write(&self, handle: u64, data: &[u8], offset: u64) -> Result<()> {
         match self.handle(handle)? {
@@ -270,6 +285,32 @@ impl Ops {
         match self.handle(handle)? {
             Handle::File(open) => {
                 open.file.flush().map_err(|e| errno("flush", &open.node.name, &e))
+            }
+            Handle::Special(_) | Handle::Halted(..) | Handle::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Whether a WRITE is one for [`Ops::ask_and_write`].
+    pub(crate) fn asks_to_write(&self, handle: u64) -> bool {
+        self.with_file(handle, OpenFile::asks_to_write).unwrap_or(false)
+    }
+
+    /// WRITE, after the engine has found out who writes. Waits for the mount: not for a thread that serves requests.
+    pub(crate) fn ask_and_write(&self, handle: u64, data: &[u8], offset: u64) -> Result<()> {
+        self.with_file(handle, OpenFile::ask);
+        self.write(handle, data, offset)
+    }
+
+    /// Whether a FLUSH is one for [`Ops::flush_asking`].
+    pub(crate) fn asks_to_flush(&self, handle: u64) -> bool {
+        self.with_file(handle, OpenFile::asks_to_flush).unwrap_or(false)
+    }
+
+    /// FLUSH, where that takes the mount: not for a thread that serves requests.
+    pub(crate) fn flush_asking(&self, handle: u64) -> Result<()> {
+        match self.handle(handle)? {
+            Handle::File(open) => {
+                open.file.flush_asking().map_err(|e| errno("flush", &open.node.name, &e))
             }
             Handle::Special(_) | Handle::Halted(..) | Handle::Directory(_) => Ok(()),
         }
@@ -316,6 +357,12 @@ impl Ops {
     /// FSYNCDIR.
     pub(crate) fn sync_root(&self) -> Result<()> {
         self.store.sync_dirs().map_err(|e| errno("fsyncdir", "/", &e))
+    }
+
+    /// Whether an UNLINK may wait for the primary.
+    pub(crate) fn unlink_waits(&self, parent: u64, name: Option<&str>) -> bool {
+        let of_database = |(_, what): (&str, MountName)| self.waits(&what);
+        !self.store.is_primary() && parse(parent, name).ok().flatten().is_some_and(of_database)
     }
 
     /// UNLINK.
@@ -382,7 +429,8 @@ impl Ops {
         let may_tell = writable && caller == Caller::Application;
         let (caching, tell_close) = match file.kind() {
             FileKind::Database => (Caching::Keep, may_tell),
-            FileKind::Journal | FileKind::Wal | FileKind::Super(_) => (Caching::Keep, false),
+            FileKind::Journal => (Caching::Never, false),
+            FileKind::Wal | FileKind::Super(_) => (Caching::Keep, false),
             FileKind::Shm => (Caching::Shared, false),
         };
         Opened {
@@ -390,6 +438,11 @@ impl Ops {
             caching,
             tell_close,
         }
+    }
+
+    fn waits(&self, what: &MountName) -> bool {
+        let MountName::File(db, _) = what else { return false };
+        self.store.database(db).is_some_and(|db| db.is_lent())
     }
 
     fn node(&self, number: u64) -> Result<Arc<Node>> {

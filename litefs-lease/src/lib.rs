@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod cluster_id;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use thiserror::Error;
 
+pub use chain::chain;
 pub use cluster_id::{ClusterId, ClusterIdError};
 pub use fixed::StaticLeaser;
 pub use progress::{Candidacy, Progress};

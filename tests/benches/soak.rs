@@ -3,10 +3,10 @@
 //! ```text
 //!   4 writers, one database each, all journal modes in turn, checkpoints, VACUUM, drops      primary
 //!   killed, cut off, stalled, at random                                                      3 replicas
-//!   readers of each database, of those replicas that aren't killed                           replica 0
+//!   a reader of each database that isn't dropped, with one connection for all the time       replica 0
 //! ```
 //!
-//! Ends with a panic if the nodes don't get equal, or a reader has seen an error. `LITEFS_SEED` repeats a run as far as
+//! Ends with a panic, at once, if a writer or a reader has seen an error, or if the nodes don't get equal. `LITEFS_SEED` repeats a run as far as
 //! timing allows.
 
 // A failed expectation is what a bench has to report.
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use litefs_tests::cluster::{Cluster, ClusterOptions, Watcher, Watching};
 use litefs_tests::random::Random;
-use litefs_tests::workload::{Mode, Workload};
+use litefs_tests::workload::{Mode, Stop, Workload};
 
 const JOURNALS: &[&str] = &["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"];
 const DATABASES: usize = 4;
@@ -44,31 +44,38 @@ fn main() {
         Workload::open(&cluster.primary.path(name), mode, 0).unwrap().steps(3).unwrap();
         cluster.converge(name);
     }
-    let watchers: Vec<Watcher> = names
+    let watchers: Vec<Watcher> = names[..DATABASES - 1]
         .iter()
         .map(|name| {
             let path = cluster.replicas[0].node.path(name);
-            Watcher::start(env!("CARGO_BIN_EXE_litefs-workload"), &path, Watching::Reopen)
+            Watcher::start(env!("CARGO_BIN_EXE_litefs-workload"), &path, Watching::Keep)
         })
         .collect();
     let (stop, commits) = (&AtomicBool::new(false), &AtomicI64::new(0));
     let (mut kills, mut cuts, mut drops) = (0, 0, 0);
     thread::scope(|scope| {
+        let stopping = Stop(stop);
         let writers: Vec<_> = names
             .iter()
             .enumerate()
             .map(|(i, name)| {
                 let (path, mut random) = (cluster.primary.path(name), Random::new(random.any()));
-                // Readers of a database that is dropped may see that: those of the last one don't exist.
+                // Who reads a database that is dropped goes on with what it was: the last one has no reader.
                 let may_drop = i == DATABASES - 1;
                 scope.spawn(move || {
+                    let _all = Stop(stop);
                     let mut drops = 0;
                     while !stop.load(Relaxed) {
                         let journal = journals[random.below(journals.len() as u64) as usize];
                         let mode = Mode::new(journal, "OFF");
-                        let mut workload = Workload::open(&path, mode, random.any()).unwrap();
+                        let fail = |err| -> ! { panic!("{}, {mode:?}: {err}", path.display()) };
+                        let mut workload = Workload::open(&path, mode, random.any())
+                            .unwrap_or_else(|err| fail(err));
                         for _ in 0..random.below(60) {
-                            workload.step().unwrap();
+                            if stop.load(Relaxed) {
+                                break;
+                            }
+                            workload.step().unwrap_or_else(|err| fail(err));
                             commits.fetch_add(1, Relaxed);
                         }
                         drop(workload);
@@ -81,7 +88,7 @@ fn main() {
                 })
             })
             .collect();
-        while Instant::now() < end {
+        while Instant::now() < end && !stop.load(Relaxed) {
             thread::park_timeout(Duration::from_millis(random.below(400)));
             let at = random.below(3) as usize;
             let replica = &mut cluster.replicas[at];
@@ -101,16 +108,16 @@ fn main() {
                     cuts += 1;
                 }
             }
-            watchers.iter().take(DATABASES - 1).for_each(Watcher::check);
+            watchers.iter().for_each(Watcher::check);
         }
-        stop.store(true, Relaxed);
+        drop(stopping);
         drops = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
     });
     for name in &names {
         cluster.converge(name);
     }
     let reads: usize = watchers.iter().map(Watcher::count).sum();
-    watchers.into_iter().take(DATABASES - 1).for_each(Watcher::finish);
+    watchers.into_iter().for_each(Watcher::finish);
     let commits = commits.load(Relaxed);
     println!(
         "{seconds} s: {commits} commits, {reads} reads, {kills} kills, {cuts} cuts, {drops} drops: equal"

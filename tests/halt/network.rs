@@ -1,5 +1,6 @@
 //! The connection of a commit breaks at any byte: the application is told an error or the truth, and both sides get equal.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use litefs_tests::cluster::eventually;
@@ -112,4 +113,48 @@ fn a_commit_into_a_silent_network_fails_soon() {
     sqlite::run(&there, "INSERT INTO t VALUES (3)");
     cluster.converge("db");
     assert!((2..=3).contains(&count(&here)));
+}
+
+/// More commits wait for the primary than threads serve the mount.
+#[test]
+fn commits_that_wait_hold_up_nobody_else() {
+    let (cluster, there, _here) = with_table("WAL", 1);
+    let node = &cluster.replica().node;
+    sqlite::run(&there, "INSERT INTO t VALUES (1)");
+    let writers: Vec<_> = (0..6)
+        .map(|i| {
+            let name = format!("db{i}");
+            let there = sqlite::open(&cluster.primary.path(&name));
+            let mode = MODES[i % MODES.len()];
+            sqlite::run(&there, &format!("PRAGMA journal_mode={mode}; CREATE TABLE t(x)"));
+            cluster.converge(&name);
+            let lock = halt(node, &name);
+            let here = sqlite::open(&node.path(&name));
+            sqlite::run(&here, "BEGIN IMMEDIATE; INSERT INTO t VALUES (1)");
+            (lock, here)
+        })
+        .collect();
+    cluster.await_position("db");
+    cluster.replica().net.stall(true);
+    let commits: Vec<_> = writers
+        .into_iter()
+        .map(|(lock, here)| {
+            thread::spawn(move || {
+                let ended = sqlite::try_run(&here, "COMMIT");
+                drop(lock);
+                ended
+            })
+        })
+        .collect();
+    // The stream is left after three silent seconds, and with it the wait.
+    let mut looks = 0;
+    while commits.iter().all(|commit| !commit.is_finished()) {
+        assert_eq!(count(&sqlite::open(&node.path("db"))), 1);
+        looks += 1;
+    }
+    assert!(looks >= 20, "{looks}");
+    for commit in commits {
+        commit.join().unwrap().unwrap_err();
+    }
+    cluster.replica().net.stall(false);
 }

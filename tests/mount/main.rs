@@ -17,5 +17,6 @@ mod lesson;
 mod lifecycle;
 mod transactions;
 mod transfer;
+mod unjournaled;
 mod user;
 mod whole_files;

@@ -10,7 +10,7 @@ use litefs_tests::node::{LIMIT, Node, NodeOptions, litefs};
 use litefs_tests::process::Process;
 use litefs_tests::sqlite;
 
-fn transfer(node: &Node, command: &str, db: &str, path: &Path) -> (Option<i32>, String) {
+pub(super) fn transfer(node: &Node, command: &str, db: &str, path: &Path) -> (Option<i32>, String) {
     let line = node.process().line("http server listening on: ", LIMIT).text;
     let url = line.split("on: ").nth(1).unwrap().trim_matches('"').to_owned();
     let mut litefs = Command::new(litefs());
@@ -18,7 +18,7 @@ fn transfer(node: &Node, command: &str, db: &str, path: &Path) -> (Option<i32>, 
 }
 
 #[track_caller]
-fn succeeds((code, output): (Option<i32>, String), line: &str) {
+pub(super) fn succeeds((code, output): (Option<i32>, String), line: &str) {
     assert!(code == Some(0) && output.starts_with(line), "{code:?} {output}");
 }
 

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::thread;
 
 use litefs_tests::cluster::{Watcher, Watching};
-use litefs_tests::workload::{Mode, Workload};
+use litefs_tests::workload::{Mode, Stop, Workload};
 
 /// Journal modes that are written in turns.
 const MODES: [Mode; 5] = [
@@ -51,13 +51,4 @@ fn while_writing<T>(path: &Path, mode: Mode, seed: u64, work: impl FnOnce() -> T
         drop(stop);
         done
     })
-}
-
-/// Ends the writer also if the work panics.
-struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
 }

@@ -10,6 +10,7 @@
 //! large enough to spill out of the tiny cache, rolled back, and mixed with checkpoints and VACUUM.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -38,6 +39,16 @@ pub struct Workload {
     wal: bool,
     /// Without any journal SQLite can't.
     can_roll_back: bool,
+}
+
+/// Tells threads to end when it is dropped, so also if one panics.
+#[derive(Debug)]
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Mode {

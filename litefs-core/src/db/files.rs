@@ -14,7 +14,7 @@ use crate::error::{Error, IoContext};
 use crate::sqlite::{JournalHeader, is_hot_header};
 use crate::types::PageSize;
 
-use super::capture::Capture;
+use super::capture::{Capture, Writer};
 use super::names::FileKind;
 use super::{Database, Right};
 
@@ -35,10 +35,12 @@ pub struct OpenFile {
     db: Arc<Database>,
     kind: FileKind,
     file: Arc<dyn File>,
-    /// Whether this handle wrote to the database file since its last capture.
-    wrote: AtomicBool,
+    /// Whether this handle has ever written to the database file.
+    pub(super) wrote: AtomicBool,
+    /// Who does.
+    pub(super) writer: Arc<Writer>,
     /// Whether the engine itself has it open: what it writes is in the log already.
-    own: bool,
+    pub(super) own: bool,
 }
 
 impl Database {
@@ -60,7 +62,7 @@ impl Database {
                 file
             }
         };
-        Ok(OpenFile { db: Arc::clone(self), kind, file, wrote: AtomicBool::new(false), own: false })
+        Ok(self.opened(kind, file, false))
     }
 
     /// Opens a file for the engine itself, which a frontend does when a [`super::Peer`] asks for it: nobody's
@@ -85,7 +87,7 @@ impl Database {
                 file
             }
         };
-        Ok(OpenFile { db: Arc::clone(self), kind, file, wrote: AtomicBool::new(false), own: true })
+        Ok(self.opened(kind, file, true))
     }
 
     /// Removes a file's name for the engine itself.
@@ -190,6 +192,11 @@ impl Database {
         files.clear(kind);
         self.names_changed.store(true, Ordering::Release);
         Ok(())
+    }
+
+    fn opened(self: &Arc<Self>, kind: FileKind, file: Arc<dyn File>, own: bool) -> OpenFile {
+        let (wrote, writer) = Default::default();
+        OpenFile { db: Arc::clone(self), kind, file, wrote, writer, own }
     }
 
     fn open_backing(&self, kind: FileKind, how: OpenHow) -> Result<Arc<dyn File>, Error> {
@@ -313,7 +320,7 @@ impl OpenFile {
                 }
                 db.check_truncate(c, now, len)?;
                 db.before_truncate(c, len)?;
-                self.wrote.store(true, Ordering::Relaxed);
+                self.note_writing(c);
                 c.snapshots.before_change(&self.file, len..u64::MAX);
                 set_len()
             }
@@ -359,22 +366,6 @@ impl OpenFile {
         }
     }
 
-    /// A descriptor of this handle was closed: what was written without a journal is captured.
-    ///
-    /// # Errors
-    /// If the capture fails.
-    pub fn flush(&self) -> Result<(), Error> {
-        if self.kind != FileKind::Database || !self.wrote.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let mut capture = self.db.capture.lock();
-        if self.is_current() && !capture.journal_hot {
-            self.capture_written(&mut capture)?;
-            self.wrote.store(false, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
     fn capture_written(&self, c: &mut Capture) -> Result<(), Error> {
         if c.journal_hot {
             // Under the halt lock nothing is logged before the journal's end.
@@ -382,11 +373,16 @@ impl OpenFile {
                 Some(Right::Own(_)) => self.db.stage(c),
                 _ => Ok(()),
             }
-        } else if self.wrote.load(Ordering::Relaxed) {
+        } else if c.dirty.has(&self.writer) {
             self.db.commit_unjournaled(c)
         } else {
             Ok(())
         }
+    }
+
+    fn note_writing(&self, c: &mut Capture) {
+        self.wrote.store(true, Ordering::Relaxed);
+        self.db.note_writer(c, &self.writer);
     }
 
     fn write_own(&self, data: &[u8], offset: u64) -> Result<(), Error> {
@@ -417,7 +413,7 @@ impl OpenFile {
         }
         self.db.check_page_write(&capture, || capture.puts_back(data, offset))?;
         self.db.before_page_write(&mut capture, self.file.as_ref(), data, offset)?;
-        self.wrote.store(true, Ordering::Relaxed);
+        self.note_writing(&mut capture);
         self.overwrite(&mut capture, data, offset)?;
         self.db.after_page_write(&mut capture, data, offset);
         Ok(())
@@ -443,6 +439,9 @@ impl OpenFile {
             return self.db.after_journal_end(c);
         }
         self.db.writable()?;
+        if !c.journal_hot && is_hot_header(&magic) {
+            self.db.before_begin(c)?;
+        }
         self.put(data, offset)?;
         self.db.look_at_journal(c, self.file.as_ref())
     }
@@ -454,6 +453,9 @@ impl OpenFile {
             return self.overwrite(c, data, offset);
         }
         let right = self.db.writable()?;
+        if c.wal.is_none() {
+            self.db.before_begin(c)?;
+        }
         self.db.before_wal_write(c, self.file.as_ref(), data, offset)?;
         let Right::Lent(forward) = right else {
             self.overwrite(c, data, offset)?;
@@ -491,7 +493,7 @@ const TRACE_TARGET: &str = "trace";
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        if let Err(err) = self.flush() {
+        if let Err(err) = self.release() {
             tracing::error!(db = %self.db.name, err = &err as &dyn std::error::Error,
                 "what was written without a journal couldn't be captured");
         }

@@ -76,6 +76,7 @@ impl Database {
             }
             *file = Some(opened);
         }
+        self.capture_locked()?;
         Ok(Some(HeldWriters { _files: files }))
     }
 }

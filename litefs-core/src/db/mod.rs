@@ -25,6 +25,7 @@
 //! be what we wait for.
 
 mod apply;
+mod beside;
 mod capture;
 mod clean;
 mod diverged;
@@ -71,6 +72,7 @@ use pages::PageFiles;
 use plan::{Logged, Plan, WalPages};
 
 pub use apply::Applied;
+pub(crate) use beside::Beside;
 pub use files::{OpenFile, OpenHow};
 pub(crate) use halt::{Forward, ForwardError, HaltError, HaltLock, HaltTurn};
 pub(crate) use handover::HeldWriters;
@@ -105,6 +107,7 @@ pub(crate) struct DbOptions {
     pub(crate) log: LogOptions,
     pub(crate) changes: Arc<Changes>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) beside: Beside,
 }
 
 /// One database of a store.
@@ -485,15 +488,10 @@ impl Database {
         if self.appended.load(Ordering::Acquire) == self.synced.load(Ordering::Acquire) {
             return sync_file();
         }
-        std::thread::scope(|scope| {
-            let log = scope.spawn(|| self.sync_log());
-            let file = sync_file();
-            // A panic of the log's fsync is an error like any other.
-            let log = log.join().unwrap_or_else(|_| {
-                Err(std::io::Error::other("panicked")).at("sync", self.paths.dir())
-            });
-            file.and(log)
-        })
+        let Some(db) = self.me.upgrade() else { return sync_file().and_then(|()| self.sync_log()) };
+        let (log, file) = self.options.beside.run(move || db.sync_log(), sync_file);
+        // A panic of the log's fsync is an error like any other.
+        file.and(log.at("sync", self.paths.dir()).flatten())
     }
 
     /// Removes the database: a transaction without pages, then the files.
@@ -530,7 +528,7 @@ impl Database {
         self.remove(FileKind::Database)?;
         self.remove_remains()?;
         let snapshots = std::mem::take(&mut c.snapshots);
-        *c = Capture { logged: c.logged, snapshots, ..Capture::default() };
+        *c = Capture { logged: c.logged, snapshots, watch: c.watch, ..Capture::default() };
         self.publish(c);
         self.sync_dir()
     }

@@ -9,10 +9,12 @@
 //! `plan.pre` gives the database. A commit that leaves every page as it was has no plan.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::error::{Error, IoContext};
 use crate::types::{Checksum, DbName, PageCount, PageSize, Pgno, Pos, Txid};
 
+use super::capture::Writer;
 use super::pages::{PageFiles, Source};
 
 /// What the log says of the database.
@@ -33,6 +35,8 @@ pub(super) struct Dirty {
     pub(super) pages: BTreeMap<Pgno, Option<Checksum>>,
     /// Any page may differ: the file was replaced, or its page size isn't known.
     pub(super) whole: bool,
+    /// Who has written without a journal.
+    pub(super) writers: Vec<Arc<Writer>>,
 }
 
 impl Dirty {

@@ -25,7 +25,9 @@ use litefs_lease::ClusterId;
 use parking_lot::{Mutex, RwLock};
 
 use crate::authority::Authority;
-use crate::db::{Database, DbOptions, Durability, Peer, PeerSlot, Spooled, Worker, remove_spooled};
+use crate::db::{
+    Beside, Database, DbOptions, Durability, Peer, PeerSlot, Spooled, Worker, remove_spooled,
+};
 use crate::env::{Env, LockGuard, SystemEnv};
 use crate::error::{Error, IoContext};
 use crate::log::LogOptions;
@@ -188,6 +190,7 @@ impl Store {
                 log: options.log,
                 changes: Arc::clone(&changes),
                 metrics: Arc::new(Metrics::new()),
+                beside: Beside::default(),
             }),
             identity: facts::identity(env.as_ref(), &paths)?,
             reign: AtomicU64::new(facts::read_reign(env.as_ref(), &paths)?),
@@ -267,8 +270,14 @@ impl Store {
         self.databases().iter().for_each(|db| db.release_files());
     }
 
-    /// The frontend is about to go: closes what is open by way of it, which is returned.
+    /// The frontend is about to go: captures what nobody but the frontend can tell to be whole, and closes what is open by way
+    /// of it, which is returned.
     pub fn detach_peer(&self) -> Option<Arc<dyn Peer>> {
+        for db in self.databases() {
+            if let Err(err) = db.capture_whole() {
+                tracing::error!(db = %db.name(), err = crate::error::chain(&err), "what was written without a journal isn't captured");
+            }
+        }
         let peer = self.peers.get();
         self.peers.set(None);
         self.databases().iter().for_each(|db| db.release_files());

@@ -15,6 +15,7 @@ use rustls::pki_types::ServerName;
 
 use super::options::{ConsulOptionsError, Target};
 use super::tls;
+use crate::chain;
 
 /// Connections to Consul, and what goes with each request.
 pub(super) struct Http {
@@ -119,17 +120,6 @@ fn secret(value: &str, what: &'static str) -> Result<HeaderValue, ConsulOptionsE
         HeaderValue::from_str(value).map_err(|_| ConsulOptionsError::Header { what })?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// An error and its causes.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
-    }
-    text
 }
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");

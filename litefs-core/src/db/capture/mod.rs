@@ -1,11 +1,12 @@
 //! Capture: from SQLite's file operations to transactions in the log.
 //!
-//! Locks stay in the kernel, so a commit is told by what SQLite writes, never by its locks:
+//! Locks stay in the kernel, so a commit is told by what SQLite writes; only where it writes nothing but pages, the kernel is
+//! asked who has locked them:
 //!
 //! ```text
 //!  write to <db>-wal ──► wal (tailer): valid commit frame ───┐
 //!  <db>-journal unlinked, cut or zeroed ─► rollback: commit ─┼─► plan: what differs? ─► accept or refuse
-//!  <db> synced or closed, no journal ────► rollback: commit ─┘        │
+//!  <db> synced, closed or unlocked ───► unjournaled: commit ─┘        │
 //!                                                                     └─► encode: append to the log
 //! ```
 //!
@@ -24,6 +25,7 @@
 //! start-up don't grow with the database.
 
 mod rollback;
+mod unjournaled;
 mod wal;
 
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use super::plan::{Dirty, Logged, Plan, View, WalPages};
 use super::snapshot::Snapshots;
 use super::undo::Undo;
 
+pub(super) use unjournaled::{Watch, Writer};
 pub(super) use wal::{APPLY_SEQ, WalTail, WalTx};
 
 /// The capture state of one database.
@@ -60,6 +63,7 @@ pub(super) struct Capture {
     pub(super) journal_hot: bool,
     /// Whether pre-images are being kept, because pages are written without a journal.
     pub(super) undo: Option<Undo>,
+    pub(super) watch: Watch,
     /// A transaction in the log that the journal still decides about.
     pub(super) staged: Option<Staged>,
     /// What the log says of the transaction that is being applied: the WAL's next commit frame is its.
@@ -211,8 +215,7 @@ impl Database {
         if let Some(tail) = &mut c.wal {
             tail.accept(tx);
         }
-        c.dirty.pages.clear();
-        c.dirty.whole = false;
+        c.dirty = Dirty::default();
         let Some(mut plan) = plan else { return Ok(()) };
         plan.wal = Some(span);
         self.accept(c, plan, files)?;

@@ -5,7 +5,7 @@
 //!   Clean ──────────────────► Hot ──────────────────► Staged ──────────────────► Clean, logged
 //!     │    (magic at offset 0)  ▲   record appended     │
 //!     │                         └───── page written ────┘ (record is stale, made anew)
-//!     └── page written, no journal ──► Unjournaled ── db synced or closed ─────► Clean, logged
+//!     └── page written, no journal ──► Unjournaled ── see [`super::unjournaled`] ──► Clean, logged
 //! ```
 //!
 //! The journal decides: while it begins with its magic, a crash rolls the pages back. So the record is
@@ -23,7 +23,7 @@ use std::time::Instant;
 use crate::db::encode::Job;
 use crate::db::names::FileKind;
 use crate::db::pages::Source;
-use crate::db::plan::{Logged, Plan};
+use crate::db::plan::{Dirty, Logged, Plan};
 use crate::db::undo::Undo;
 use crate::db::{Database, Durability, Right};
 use crate::env::File;
@@ -293,8 +293,7 @@ impl Database {
 
     /// Nothing is dirty any more, and the log says `logged` if anything changed.
     fn settle(&self, c: &mut Capture, logged: Option<Logged>) -> Result<(), Error> {
-        c.dirty.pages.clear();
-        c.dirty.whole = false;
+        c.dirty = Dirty::default();
         if let Some(logged) = logged {
             c.page_size = logged.page_size;
             c.logged = logged;

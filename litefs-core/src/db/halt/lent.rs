@@ -72,6 +72,11 @@ impl Database {
         there
     }
 
+    /// Whether this node has the right, or had it a moment ago: what is written may wait for the primary's answer.
+    pub fn is_lent(&self) -> bool {
+        self.lent.forward.lock().as_ref().is_some_and(|forward| forward.strong_count() > 0)
+    }
+
     /// The way to the primary, while this node may write to the database.
     pub(crate) fn lent(&self) -> Option<Arc<dyn Forward>> {
         self.lent.forward()
