@@ -21,8 +21,11 @@ use std::time::{Duration, Instant};
 
 use litefs_core::authority::Authority;
 use litefs_tests::bench::{Plan, Table, clock, median, percentile};
-use litefs_tests::candidates::{Candidates, DATABASES, KEY};
+use litefs_tests::candidates::{Candidates, CandidatesOptions, DATABASES, KEY};
+use litefs_tests::day::Day;
 use litefs_tests::handovers::{Change, Handovers};
+use litefs_tests::starts::{End, Starts};
+use nix::sys::signal::Signal;
 
 /// Work, figure, bar, note.
 type Report = Table<4>;
@@ -38,6 +41,8 @@ fn main() {
     for fast in [true, false] {
         kill(&plan, &mut report, fast);
     }
+    pause(&plan, &mut report);
+    start(&plan, &mut report);
     report.print(&plan);
 }
 
@@ -164,6 +169,48 @@ fn kill(plan: &Plan, report: &mut Report, fast: bool) {
     let note = format!("transactions per kill; {} acknowledged", verdict.acknowledged);
     let bar = "all in diverged/: yes";
     report.line([format!("{name}, set aside"), figure, bar.into(), note]);
+}
+
+/// SIGSTOP of the primary for much longer than its right lasts, while its applications write on.
+fn pause(plan: &Plan, report: &mut Report) {
+    let name = "SIGSTOP for 30 s, then SIGCONT";
+    if !plan.wants(name) {
+        return;
+    }
+    let mut day = Day::begin(PROGRAM, CandidatesOptions::default());
+    let rounds = (6 / plan.shrink).max(1);
+    let mut late = 0;
+    for _ in 0..rounds {
+        let old = day.settle();
+        let paused = clock();
+        day.candidates.all[old].node.process().signal(Signal::SIGSTOP);
+        let new = day.leader_after(paused, |at| at != old);
+        day.pass(Duration::from_secs(30));
+        day.candidates.all[old].node.process().signal(Signal::SIGCONT);
+        assert_eq!(day.settle(), new);
+        late += day.writers.told(|r| r.token.site == old && r.begin > paused).len();
+    }
+    let acknowledged = day.end().acknowledged;
+    let note = format!("{rounds} rounds; {acknowledged} acknowledged");
+    let work = format!("{name}, acknowledged by the old one");
+    report.line([work, late.to_string(), "0".into(), note]);
+}
+
+/// Two candidates that have ended in the same moment start in the same moment.
+fn start(plan: &Plan, report: &mut Report) {
+    let name = "both start at once, until one writes";
+    if !plan.wants(name) {
+        return;
+    }
+    let mut starts = Starts::begin(PROGRAM);
+    let ends = [End::Stopped, End::Killed].into_iter().cycle();
+    let rounds = ends.take(50 / plan.shrink as usize);
+    let waits: Vec<f64> = rounds.map(|end| starts.round(end)).collect();
+    let acknowledged = starts.end().acknowledged;
+    let figure =
+        format!("p50 {:.0} ms, max {:.0} ms", percentile(&waits, 50), percentile(&waits, 100));
+    let note = format!("{} rounds, one primary in each; {acknowledged} acknowledged", waits.len());
+    report.line([name.into(), figure, String::new(), note]);
 }
 
 /// When the key may be had: its session is gone, and the lock delay is over.

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rusqlite::ffi::SQLITE_READONLY_DBMOVED;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::bench::clock;
@@ -122,10 +123,12 @@ fn write_with(
     }
 }
 
-/// Whether a later attempt on the same connection may succeed.
+/// Whether a later attempt on the same connection may succeed. Of a mount that is gone there may be pages in the cache yet: then
+/// SQLite finds that its file isn't the one of that name any more.
 fn may_pass(err: &rusqlite::Error) -> bool {
     let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked, ErrorCode::ReadOnly];
-    err.sqlite_error_code().is_some_and(|code| busy.contains(&code))
+    err.sqlite_error()
+        .is_some_and(|err| busy.contains(&err.code) && err.extended_code != SQLITE_READONLY_DBMOVED)
 }
 
 /// Says each error once.

@@ -104,15 +104,12 @@ impl Reign<'_> {
     /// it seems to be another's: somebody may have ended it before its time.
     pub(super) async fn hold(&mut self) -> Result<Left, LeadError> {
         let watch = LeaseWatch::start(Arc::clone(self.leaser), RETRY);
-        let mut known = Some(Some(self.leaser.own_info().clone()));
+        let (mut news, own) = (watch.news(), Some(Some(self.leaser.own_info().clone())));
         loop {
             tokio::select! {
                 () = self.stop.told() => return self.pass_on(Left::Stopped).await,
                 () = half_way(self.lease.deadline()) => self.renew().await?,
-                () = watch.differs(known.clone()) => {
-                    known = watch.seen();
-                    self.renew().await?;
-                }
+                () = news.differs(&own) => self.renew().await?,
                 Some(request) = self.requests.recv() => {
                     if let Some(left) = self.grant_wish(request).await? {
                         return Ok(left);

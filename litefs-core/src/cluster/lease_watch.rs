@@ -52,21 +52,62 @@ impl LeaseWatch {
         self.holder.borrow().clone()
     }
 
-    /// Waits until something else than `known` is seen. Cancel-safe.
-    pub(super) fn differs(&self, known: Seen) -> impl Future<Output = ()> + use<> {
+    /// What will be seen from now on. A watch may lag behind what the place answers when it is asked, so what it has seen
+    /// before says nothing about an answer.
+    pub(super) fn news(&self) -> News {
         let mut holder = self.holder.clone();
-        async move {
-            let other = |seen: &Seen| seen.is_some() && *seen != known;
-            if holder.wait_for(other).await.is_err() {
-                // The task has panicked: nothing is seen any more.
-                std::future::pending::<()>().await;
+        holder.mark_unchanged();
+        News(holder)
+    }
+}
+
+/// What a watch sees after a moment.
+#[derive(Debug, Clone)]
+pub(super) struct News(watch::Receiver<Seen>);
+
+impl News {
+    /// Waits until something else than `known` is seen. Cancel-safe.
+    pub(super) async fn differs(&mut self, known: &Seen) {
+        while self.0.changed().await.is_ok() {
+            let seen = self.0.borrow_and_update();
+            if seen.is_some() && *seen != *known {
+                return;
             }
         }
+        // The task has panicked: nothing is seen any more.
+        std::future::pending::<()>().await;
     }
 }
 
 impl Drop for LeaseWatch {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn primary(name: &str) -> Seen {
+        Some(Some(PrimaryInfo { hostname: name.into(), advertise_url: name.into() }))
+    }
+
+    async fn hears(news: &mut News, known: &Seen) -> bool {
+        tokio::time::timeout(Duration::from_millis(20), news.differs(known)).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_before_an_answer_is_no_news() {
+        let (tell, holder) = watch::channel(primary("old"));
+        let watch = LeaseWatch { holder, task: tokio::spawn(std::future::pending()) };
+        let mut news = watch.news();
+        // The answer names another one, whom the watch sees only later.
+        assert!(!hears(&mut news, &primary("new")).await);
+        tell.send_replace(primary("new"));
+        assert!(!hears(&mut news, &primary("new")).await);
+        tell.send_replace(primary("old"));
+        assert!(hears(&mut news, &primary("new")).await, "it leads again");
+        assert!(!hears(&mut news, &primary("new")).await, "once");
     }
 }

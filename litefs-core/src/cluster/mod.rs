@@ -41,7 +41,7 @@ use control::Request;
 use election::{Candidate, Verdict, judge};
 pub use forward::{HaltError, Halted, halt};
 use lead::{Left, Reign};
-use lease_watch::{LeaseWatch, Seen};
+use lease_watch::{LeaseWatch, News, Seen};
 use replica::{FollowError, Following};
 use role::{Admission, Backoff, admit};
 
@@ -175,39 +175,30 @@ impl RoleLoop {
     async fn work(mut self, mut stop: Stop) {
         self.store.become_replica(None);
         while !stop.is_told() {
-            let seen = self.watch.as_ref().and_then(LeaseWatch::seen);
+            let (seen, mut news) = (self.watch().seen(), self.watch().news());
             // A lease that comes in the moment of the stop ends by itself.
             let Some(role) = stop.or(self.ask()).await else { break };
             let mut known = Some(None);
             match role {
                 Ok(Role::Leads { lease, last_reign }) => {
                     self.lead(lease, last_reign, &mut stop).await;
+                    news = self.watch().news();
                 }
                 Ok(Role::Follows(primary)) => {
-                    self.follow(&primary, &mut stop).await;
+                    self.follow(&primary, news.clone(), &mut stop).await;
                     known = Some(Some(primary));
                 }
                 Err(Nothing { why, wait }) => {
                     self.tell(why);
                     // What was seen before is what the answer came from, and no reason to ask again.
-                    stop.or(self.pause(wait, seen)).await;
+                    stop.or(pause(wait, news, seen)).await;
                     continue;
                 }
             }
             if self.offered.is_none() {
                 let wait = self.backoff.wait(self.store.random());
-                stop.or(self.pause(wait, known)).await;
+                stop.or(pause(wait, news, known)).await;
             }
-        }
-    }
-
-    /// Waits, but not longer than what is seen of the lease is `known`.
-    async fn pause(&mut self, wait: Duration, known: Seen) {
-        let least = wait.min(SHORTEST_PAUSE);
-        tokio::time::sleep(least).await;
-        tokio::select! {
-            () = tokio::time::sleep(wait - least) => {}
-            () = self.watch().differs(known) => {}
         }
     }
 
@@ -374,14 +365,16 @@ impl RoleLoop {
             Ok(Left::Demoted) => {
                 let delay = self.options.demote_delay;
                 tracing::info!("{id}: waiting for {delay:?} after demotion");
-                stop.or(self.pause(delay, Some(None))).await;
+                let news = self.watch().news();
+                stop.or(pause(delay, news, Some(None))).await;
             }
             Ok(_) => {}
             Err(err) => tracing::warn!("{id}: primary lease lost, retrying: {err}"),
         }
     }
 
-    async fn follow(&mut self, primary: &PrimaryInfo, stop: &mut Stop) {
+    /// `news` are those since before the primary was asked for.
+    async fn follow(&mut self, primary: &PrimaryInfo, news: News, stop: &mut Stop) {
         let id = self.id();
         let PrimaryInfo { hostname, advertise_url } = primary;
         self.tell(format!(
@@ -390,7 +383,7 @@ impl RoleLoop {
         self.free_since = None;
         refuse_all(&mut self.requests);
         self.store.become_replica(Some(primary.clone()));
-        let ended = self.stream(primary, stop).await;
+        let ended = self.stream(primary, news, stop).await;
         self.store.become_replica(None);
         match ended {
             Ok(Some(lease_id)) => self.offered = Some(lease_id),
@@ -406,16 +399,17 @@ impl RoleLoop {
     async fn stream(
         &mut self,
         primary: &PrimaryInfo,
+        mut news: News,
         stop: &mut Stop,
     ) -> Result<Option<String>, FollowError> {
         let (caught_up, has_caught_up) = watch::channel(false);
         let (store, ready, options) =
             (Arc::clone(&self.store), self.ready.clone(), self.options.clone());
-        let replaced = self.watch().differs(Some(Some(primary.clone())));
+        let known = Some(Some(primary.clone()));
         let mut leave = std::pin::pin!(async {
             tokio::select! {
                 () = stop.told() => {}
-                () = replaced => {}
+                () = news.differs(&known) => {}
             }
         });
         let following = tokio::select! {
@@ -449,6 +443,16 @@ impl RoleLoop {
 
     fn id(&self) -> String {
         format!("{:016X}", self.store.node_id())
+    }
+}
+
+/// Waits, but not longer than what is heard of the lease is `known`.
+async fn pause(wait: Duration, mut news: News, known: Seen) {
+    let least = wait.min(SHORTEST_PAUSE);
+    tokio::time::sleep(least).await;
+    tokio::select! {
+        () = tokio::time::sleep(wait - least) => {}
+        () = news.differs(&known) => {}
     }
 }
 
