@@ -161,7 +161,7 @@ impl Database {
             Ok(_) => c.watch.running = true,
             // The next write tries again; a close captures in any case.
             Err(err) => {
-                tracing::warn!(db = %self.name, %err, "no thread to look for the end of a transaction")
+                tracing::warn!(db = %self.name, %err, "no thread to look for the end of a transaction");
             }
         }
     }
