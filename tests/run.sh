@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything CI runs, on a fresh Debian or Ubuntu machine: installs what is missing, builds, checks format,
-# lints and documentation, runs all tests. Needs root (or sudo) to install and to mount. Takes about ten minutes on two cores.
+# lints and documentation, runs all tests. Needs root (or sudo) to install and to mount. Takes less than twenty minutes on two cores, the first time.
 #
 #   tests/run.sh           all of it
 #   tests/run.sh crash     only the tests of that name, after the build
