@@ -51,9 +51,9 @@ before=$(mounts)
 
 say "tests"
 # The tests of mounts start this binary, since that is what users run; unit tests run with debug assertions.
-# Two at a time: the mounts share the machine with the applications that use them.
+# Three at a time: many wait for a time-out, the others share the machine with the applications that use their mounts.
 export LITEFS_BIN=$PWD/target/release/litefs
-timeout --kill-after=30 900 cargo test --workspace --locked --no-fail-fast -- --test-threads=2 "${filter[@]}"
+timeout --kill-after=30 900 cargo test --workspace --locked --no-fail-fast -- --test-threads=3 "${filter[@]}"
 
 say "nothing left behind"
 left=$(comm -13 <(printf '%s\n' "$before") <(mounts))
