@@ -182,8 +182,8 @@ fn pause(plan: &Plan, report: &mut Report) {
     let mut late = 0;
     for _ in 0..rounds {
         let old = day.settle();
+        day.candidates.all[old].node.process().pause();
         let paused = clock();
-        day.candidates.all[old].node.process().signal(Signal::SIGSTOP);
         let new = day.leader_after(paused, |at| at != old);
         day.pass(Duration::from_secs(30));
         day.candidates.all[old].node.process().signal(Signal::SIGCONT);

@@ -18,11 +18,10 @@ use crate::{PROGRAM, fast, slow};
 /// It wakes while its applications are within their statements, and what these wait for is what it must refuse.
 fn wakes_too_late(day: &mut Day) {
     let old = day.settle();
-    let process = |day: &Day, signal| day.candidates.all[old].node.process().signal(signal);
-    process(day, Signal::SIGSTOP);
+    day.candidates.all[old].node.process().pause();
     let paused = clock();
     let new = day.leader_after(paused, |at| at != old);
-    process(day, Signal::SIGCONT);
+    day.candidates.all[old].node.process().signal(Signal::SIGCONT);
     assert_eq!(day.settle(), new);
     // What was begun before may have been committed before, and only its answer came late.
     day.never("committed after it woke", |r| r.token.site == old && r.begin > paused);

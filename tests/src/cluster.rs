@@ -162,6 +162,8 @@ impl Watcher {
         let flag = if how == Watching::Keep { "--watch" } else { "--watch-anew" };
         let process = Process::start(command.arg(flag).arg(database));
         process.line_of("ready", LIMIT);
+        // SQLite opens the WAL when it is first read.
+        process.lines_at_least(2, LIMIT);
         Watcher { process, what: format!("{how:?} {}", database.display()) }
     }
 

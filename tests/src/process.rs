@@ -4,6 +4,7 @@
 //! and only ever by a PID that is still ours: it is reaped under the same lock under which it is signalled.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -92,6 +93,25 @@ impl Process {
         if self.lock().status.is_none() {
             // It may be a zombie, but it isn't reaped, so the PID is still its own.
             let _ = kill(self.pid, signal);
+        }
+    }
+
+    /// Stops it (SIGSTOP), and returns when all its threads stand still.
+    ///
+    /// # Panics
+    /// If they don't.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // The state follows the name, which is in parentheses.
+        let stands =
+            |stat: &str| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
+        let tasks = format!("/proc/{}/task", self.pid);
+        while !fs::read_dir(&tasks).unwrap().flatten().all(|task| {
+            fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stands(&stat))
+        }) {
+            assert!(Instant::now() < deadline, "{} goes on", self.name);
+            thread::park_timeout(Duration::from_millis(1));
         }
     }
 
