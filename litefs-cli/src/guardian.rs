@@ -32,7 +32,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpgid, getpgrp};
 use signal_hook::consts;
 
@@ -142,8 +142,14 @@ impl Guard {
     fn reap(&mut self) -> io::Result<bool> {
         // The application may have left the group, and so needs a question of its own.
         if let Some(app) = self.app
-            && let Some(exit) = exit_of(waitpid(app, Some(WaitPidFlag::WNOHANG))?)
+            && let Some(exit) = exit_of(waitid(Id::Pid(app), DEAD_OR_NOT)?)
         {
+            // A child that it made in the moment of the signal may have missed it. Until the application is reaped, the
+            // number of its group is its own.
+            if self.deadline.is_some() {
+                Guard::signal_group_of(app, Signal::SIGTERM);
+            }
+            waitpid(app, None)?;
             self.app = None;
             // If the daemon is gone, nobody wants to know.
             let _ = report(&self.link, Report::Ended(exit));
@@ -205,15 +211,25 @@ impl Guard {
 
     /// Signals everyone, this process last: it survives SIGTERM but not SIGKILL.
     fn signal_group(&self, signal: Signal) {
-        let own = getpgrp();
-        if let Some(group) = self.app.and_then(|app| getpgid(Some(app)).ok())
-            && group != own
+        if let Some(app) = self.app {
+            Guard::signal_group_of(app, signal);
+        }
+        let _ = killpg(getpgrp(), signal);
+    }
+
+    /// Signals the group that the application has made for itself, if it has.
+    fn signal_group_of(app: Pid, signal: Signal) {
+        if let Ok(group) = getpgid(Some(app))
+            && group != getpgrp()
         {
             let _ = killpg(group, signal);
         }
-        let _ = killpg(own, signal);
     }
 }
+
+/// Whether it has ended; it isn't reaped by that.
+const DEAD_OR_NOT: WaitPidFlag =
+    WaitPidFlag::WEXITED.union(WaitPidFlag::WNOHANG).union(WaitPidFlag::WNOWAIT);
 
 /// A stream that becomes readable whenever a child changes its state.
 fn on_child_signal() -> io::Result<UnixStream> {

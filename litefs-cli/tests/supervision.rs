@@ -192,6 +192,19 @@ fn an_application_that_leaves_the_group_is_still_ended() {
 }
 
 #[test]
+fn a_child_that_has_missed_the_signal_to_another_group_is_ended_with_its_parent() {
+    let witness = Witness::new();
+    let lines = witness.listen();
+    let script =
+        witness.script("trap 'sleep 600 & exit 9' TERM; echo ready >&3; while :; do sleep 1; done");
+    let (running, exits) = spawn(&["setsid", "sh", "-c", &script]);
+    assert_eq!(line(&lines), "ready");
+    running.finish();
+    assert_eq!(exits.recv_timeout(DEADLINE), Ok(Exit::Code(9)));
+    assert_all_gone(&lines);
+}
+
+#[test]
 fn a_killed_guardian_takes_the_group_along() {
     let witness = Witness::new();
     let lines = witness.listen();
