@@ -2,6 +2,7 @@
 //!
 //! The oracle is the log: replayed up to the snapshot's position it must give the same bytes.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -335,6 +336,8 @@ impl Write for SlowReader<'_> {
 #[test]
 fn a_snapshot_read_slowly_is_exact_while_work_goes_on() {
     let mut seeds = Random::from_env();
+    // One world may have done little that raises the position.
+    let mut positions = 0;
     for _ in 0..12 {
         let seed = seeds.any();
         println!("world {seed}");
@@ -352,12 +355,12 @@ fn a_snapshot_read_slowly_is_exact_while_work_goes_on() {
         }
         world.app.process.unhook();
         world.conn = None;
-        let positions: std::collections::BTreeSet<_> =
-            reads.iter().map(|(pos, _)| pos.txid).collect();
-        assert!(positions.len() > 15, "{}", positions.len());
+        positions += reads.iter().map(|(pos, _)| pos.txid).collect::<BTreeSet<_>>().len();
         check(&world.node, reads);
         world.node.check_fresh("db");
     }
+    println!("{positions} positions");
+    assert!(positions > 180, "{positions}");
 }
 
 #[test]
