@@ -13,11 +13,12 @@
 //! It ends when its group is empty. To end the group it sends SIGTERM, and after [`GRACE`] SIGKILL,
 //! which ends itself too. Descendants whose parent dies become its children (subreaper), so
 //! it sees the group empty without polling, and reaps them. One thread: a process is signalled only
-//! between two looks at what has died, so a recycled number is never hit.
+//! between two looks at what has died, so a recycled number is never hit. An application that has
+//! made a group of its own (`setsid`) is treated alike, with those it leaves there.
 //!
 //! Who guards the guardian: the daemon, which kills the group when the socket closes (see
 //! [`crate::exec`]). If both die at once by SIGKILL, the application is on its own. A process
-//! that leaves the group on purpose (`setsid`) is left alone, unless it is the application itself.
+//! that leaves these groups on purpose is left alone.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -95,13 +96,14 @@ pub(crate) fn run(words: &[OsString]) -> io::Result<()> {
     let spawned = Command::new(program).args(args).stdin(Stdio::null()).spawn();
     match spawned {
         Ok(child) => {
-            let mut guard = Guard { app: Some(pid_of(&child)), link, woken, deadline: None };
+            let app = Some(pid_of(&child));
+            let mut guard = Guard { app, left: None, link, woken, deadline: None };
             // If the daemon is already dead, the end of the stream will say so; the application must
             // not be left for it.
             let _ = report(&guard.link, Report::Started);
             let watched = guard.watch();
             if watched.is_err() {
-                guard.signal_group(Signal::SIGKILL);
+                guard.signal_all(Signal::SIGKILL);
             }
             watched
         }
@@ -112,6 +114,8 @@ pub(crate) fn run(words: &[OsString]) -> io::Result<()> {
 struct Guard {
     /// The application until it is reaped.
     app: Option<Pid>,
+    /// The group that the application had made for itself, from its end until nobody is left there.
+    left: Option<Pid>,
     link: UnixStream,
     /// Readable when a child has died.
     woken: UnixStream,
@@ -120,7 +124,7 @@ struct Guard {
 }
 
 impl Guard {
-    /// Forwards and reaps until the group is empty.
+    /// Forwards and reaps until nobody is left.
     fn watch(&mut self) -> io::Result<()> {
         while !self.reap()? {
             let (link, woken) = self.wait()?;
@@ -132,30 +136,40 @@ impl Guard {
                 let _ = self.woken.read(&mut [0; 64]);
             }
             if self.deadline.is_some_and(|at| at <= Instant::now()) {
-                self.signal_group(Signal::SIGKILL);
+                self.signal_all(Signal::SIGKILL);
             }
         }
         Ok(())
     }
 
-    /// Collects the dead; true when nobody of the group is left.
+    /// Collects the dead; true when nobody is left.
     fn reap(&mut self) -> io::Result<bool> {
-        // The application may have left the group, and so needs a question of its own.
         if let Some(app) = self.app
             && let Some(exit) = exit_of(waitid(Id::Pid(app), DEAD_OR_NOT)?)
         {
-            // A child that it made in the moment of the signal may have missed it. Until the application is reaped, the
-            // number of its group is its own.
-            if self.deadline.is_some() {
-                Guard::signal_group_of(app, Signal::SIGTERM);
+            // Until it is reaped, the number of its group is its own.
+            self.left = group_of_its_own(app);
+            if let (Some(group), Some(_)) = (self.left, self.deadline) {
+                // A child that it made in the moment of the signal may have missed it.
+                let _ = killpg(group, Signal::SIGTERM);
             }
             waitpid(app, None)?;
             self.app = None;
             // If the daemon is gone, nobody wants to know.
             let _ = report(&self.link, Report::Ended(exit));
         }
+        if let Some(group) = self.left
+            && self.reap_group(group)?
+        {
+            self.left = None;
+        }
+        Ok(self.reap_group(getpgrp())? && self.app.is_none() && self.left.is_none())
+    }
+
+    /// Collects the dead of a group; true when nobody of it is left.
+    fn reap_group(&mut self, group: Pid) -> io::Result<bool> {
         loop {
-            match waitpid(Pid::from_raw(0), Some(WaitPidFlag::WNOHANG)) {
+            match waitpid(Pid::from_raw(-group.as_raw()), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) => return Ok(false),
                 Ok(status) if status.pid() == self.app => {
                     self.app = None;
@@ -164,7 +178,7 @@ impl Guard {
                     }
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(Errno::ECHILD) => return Ok(self.app.is_none()),
+                Err(Errno::ECHILD) => return Ok(true),
                 Err(err) => return Err(err.into()),
             }
         }
@@ -203,28 +217,24 @@ impl Guard {
             }
             Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
             Ok(0) | Err(_) => {
-                self.signal_group(Signal::SIGTERM);
+                self.signal_all(Signal::SIGTERM);
                 self.deadline = Some(Instant::now() + GRACE);
             }
         }
     }
 
     /// Signals everyone, this process last: it survives SIGTERM but not SIGKILL.
-    fn signal_group(&self, signal: Signal) {
-        if let Some(app) = self.app {
-            Guard::signal_group_of(app, signal);
+    fn signal_all(&self, signal: Signal) {
+        if let Some(group) = self.app.and_then(group_of_its_own).or(self.left) {
+            let _ = killpg(group, signal);
         }
         let _ = killpg(getpgrp(), signal);
     }
+}
 
-    /// Signals the group that the application has made for itself, if it has.
-    fn signal_group_of(app: Pid, signal: Signal) {
-        if let Ok(group) = getpgid(Some(app))
-            && group != getpgrp()
-        {
-            let _ = killpg(group, signal);
-        }
-    }
+/// The group that the application has made for itself, if it has.
+fn group_of_its_own(app: Pid) -> Option<Pid> {
+    getpgid(Some(app)).ok().filter(|group| *group != getpgrp())
 }
 
 /// Whether it has ended; it isn't reaped by that.

@@ -191,16 +191,32 @@ fn an_application_that_leaves_the_group_is_still_ended() {
     assert_all_gone(&lines);
 }
 
+/// It may be made in the very moment of the signal, or not care for it.
 #[test]
 fn a_child_that_has_missed_the_signal_to_another_group_is_ended_with_its_parent() {
+    for child in ["sleep 600", "(trap '' TERM; sleep 600; true)"] {
+        let witness = Witness::new();
+        let lines = witness.listen();
+        let script = witness.script(&format!(
+            "last() {{ {child} & exit 9; }}; trap last TERM; echo ready >&3; while :; do sleep 1; done"
+        ));
+        let (running, exits) = spawn(&["setsid", "sh", "-c", &script]);
+        assert_eq!(line(&lines), "ready");
+        running.finish();
+        assert_eq!(exits.recv_timeout(DEADLINE), Ok(Exit::Code(9)));
+        assert_all_gone(&lines);
+    }
+}
+
+#[test]
+fn what_the_application_leaves_in_another_group_lives_until_finish() {
     let witness = Witness::new();
     let lines = witness.listen();
-    let script =
-        witness.script("trap 'sleep 600 & exit 9' TERM; echo ready >&3; while :; do sleep 1; done");
+    let script = witness.script("(echo ready >&3; sleep 600; true) & exit 4");
     let (running, exits) = spawn(&["setsid", "sh", "-c", &script]);
+    assert_eq!(exits.recv_timeout(DEADLINE), Ok(Exit::Code(4)));
     assert_eq!(line(&lines), "ready");
     running.finish();
-    assert_eq!(exits.recv_timeout(DEADLINE), Ok(Exit::Code(9)));
     assert_all_gone(&lines);
 }
 
