@@ -89,6 +89,48 @@ impl Midway {
 const ROWS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)
                     INSERT INTO t SELECT 0, randomblob(3000) FROM n";
 
+/// There is no earlier content to go back to, but that is what it goes back to.
+#[test]
+fn a_first_transaction_that_is_cut_off_leaves_an_empty_database() {
+    for (journal, synchronous) in [("MEMORY", "FULL"), ("OFF", "FULL"), ("OFF", "OFF")] {
+        let mut node =
+            Node::start_with(NodeOptions { strict_verify: false, ..NodeOptions::default() });
+        let backing = node.backing("db").join("database");
+        let conn = Mode::new(journal, synchronous).open(&node.path("db")).unwrap();
+        sqlite::run(&conn, &format!("BEGIN; CREATE TABLE t(x, y); {ROWS}"));
+        let written = fs::metadata(&backing).unwrap().len();
+        assert!(written > 10_000, "it has written pages: {written} bytes");
+        node.kill();
+        drop(conn);
+        node.up();
+        node.check_position("db");
+        assert_eq!(fs::metadata(&backing).unwrap().len(), 0, "{journal} {synchronous}");
+        let conn = open(&node.path("db"), journal);
+        sqlite::run(&conn, ROWS);
+        drop(conn);
+        await_capture(&node, "db");
+        node.check("db");
+    }
+}
+
+/// What nobody has logged may be all that somebody has.
+#[test]
+fn a_file_that_was_put_into_the_data_directory_isnt_emptied() {
+    let mut node = Node::new(NodeOptions { strict_verify: false, ..NodeOptions::default() });
+    let dir = node.backing("db");
+    fs::create_dir_all(&dir).unwrap();
+    let conn = sqlite::open(&dir.join("database"));
+    sqlite::run(&conn, &format!("CREATE TABLE t(x, y); {ROWS}"));
+    drop(conn);
+    node.up();
+    let conn = open(&node.path("db"), "MEMORY");
+    sqlite::run(&conn, "BEGIN; UPDATE t SET y = randomblob(10)");
+    node.kill();
+    drop(conn);
+    node.up();
+    assert!(fs::metadata(dir.join("database")).unwrap().len() > 100_000);
+}
+
 #[test]
 fn a_lasting_connection_is_captured() {
     let node = Node::start();

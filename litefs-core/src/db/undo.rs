@@ -5,7 +5,7 @@
 //!
 //! | content | meaning at start |
 //! |---|---|
-//! | header, records | play it back: the database is as the log says |
+//! | header, records | play it back: the database is as the log says; a new one is empty |
 //! | [`REPLACED`] | the whole file was being replaced: take it as it is |
 //! | anything else | nothing was changed yet, or the power went and took it: no help |
 //!

@@ -278,8 +278,8 @@ impl Capture {
 
     /// Likewise for a change of the file's length.
     pub(super) fn cuts_back(&self, len: u64) -> bool {
-        let logged = self.logged.page_size.map(|size| self.logged.count.len_bytes(size));
-        self.undo.is_some() && logged == Some(len)
+        let logged = self.logged.page_size.map_or(0, |size| self.logged.count.len_bytes(size));
+        self.undo.is_some() && logged == len
     }
 
     fn advance(&mut self, wal: &dyn File) -> std::io::Result<Option<WalTx>> {

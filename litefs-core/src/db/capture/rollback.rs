@@ -45,6 +45,7 @@ impl Database {
         offset: u64,
     ) -> Result<(), Error> {
         self.before_change(c)?;
+        self.remember_empty(c, file)?;
         if c.page_size.is_none() && offset == 0 {
             c.page_size = self.page_size_in(file, data)?;
         }
@@ -148,6 +149,7 @@ impl Database {
             return Ok(());
         }
         let started = Instant::now();
+        let was_empty = c.logged.count.is_zero();
         let plan = self.plan_from_file(c)?;
         let logged = plan.as_ref().map(Plan::logged);
         if let Some(plan) = plan {
@@ -159,6 +161,10 @@ impl Database {
         self.settle(c, logged)?;
         if let Some(undo) = c.undo.take() {
             undo.remove(self.env.as_ref()).at("remove", self.paths.undo())?;
+            if was_empty {
+                // It must not come back when the log has forgotten the first transaction.
+                self.sync_dir()?;
+            }
         }
         self.sync_always(FileKind::Database)
     }
@@ -193,6 +199,24 @@ impl Database {
         }
         if let Some(staged) = &mut c.staged {
             staged.stale = true;
+        }
+        Ok(())
+    }
+
+    /// Notes that the database had nothing, before its first transaction writes pages without a journal. A file that has
+    /// content and no log isn't ours to empty.
+    fn remember_empty(&self, c: &mut Capture, file: &dyn File) -> Result<(), Error> {
+        if c.undo.is_some() || c.journal_hot || c.wal.is_some() {
+            return Ok(());
+        }
+        if !c.logged.count.is_zero() || !c.dirty.is_empty() {
+            return Ok(());
+        }
+        if file.len().at("stat", self.paths.database())? == 0 {
+            let path = self.paths.undo();
+            // There are no pages to keep: any size will do.
+            let undo = Undo::begin(self.env.as_ref(), &path, PageSize::MAX, PageCount::ZERO);
+            c.undo = Some(undo.at("create", path)?);
         }
         Ok(())
     }
