@@ -9,6 +9,7 @@ use litefs_tests::cluster::{Cluster, ClusterOptions, Replica, Watching, address,
 use litefs_tests::node::{LIMIT, Node, NodeOptions, unmount};
 use litefs_tests::process::Process;
 use litefs_tests::random::Random;
+use litefs_tests::sqlite;
 use litefs_tests::workload::{Mode, Workload};
 use nix::mount::{MsFlags, mount};
 
@@ -175,4 +176,68 @@ fn a_replica_with_a_full_disk_serves_readers_and_catches_up_when_there_is_space(
         cluster.converge("db");
         cluster.replicas[0].node.kill();
     }
+}
+
+/// What a replica can't recover, the primary has: all of its files are replaced, also an old WAL or journal beside the database.
+#[test]
+fn a_replica_whose_log_is_damaged_gets_a_snapshot() {
+    let mut random = Random::from_env();
+    for (mode, what) in MODES.into_iter().flat_map(|mode| DAMAGES.map(|what| (mode, what))) {
+        let mut cluster = Cluster::start();
+        steps(&cluster, mode, random.any(), 50);
+        cluster.converge("db");
+        let replica = &mut cluster.replicas[0].node;
+        replica.stop();
+        let dir = replica.backing("db");
+        damage(&dir.join("log"), what);
+        if mode.journal != "WAL" {
+            leave_hot_journal(&dir);
+        }
+        steps(&cluster, mode, random.any(), 20);
+        cluster.replicas[0].node.up();
+        println!("{mode:?} {what:?}");
+        cluster.converge("db");
+        steps(&cluster, mode, random.any(), 5);
+        cluster.converge("db");
+        // Not at its next start either does it come back.
+        cluster.replicas[0].node.kill();
+        cluster.replicas[0].node.up();
+        cluster.converge("db");
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Damage {
+    Lost,
+    Cut,
+    Garbage,
+}
+
+const DAMAGES: [Damage; 3] = [Damage::Lost, Damage::Cut, Damage::Garbage];
+
+fn damage(log: &Path, what: Damage) {
+    let entries = fs::read_dir(log).unwrap();
+    let mut segments: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    let last = segments.last().expect("a segment");
+    match what {
+        Damage::Lost => segments.iter().for_each(|path| fs::remove_file(path).unwrap()),
+        Damage::Cut => {
+            let file = fs::OpenOptions::new().write(true).open(last).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        }
+        Damage::Garbage => fs::write(last, vec![0x5a; 10_000]).unwrap(),
+    }
+}
+
+/// Of a transaction that was under way when everything ended.
+fn leave_hot_journal(dir: &Path) {
+    let database = dir.join("database");
+    let conn = sqlite::open(&database);
+    sqlite::run(&conn, "PRAGMA cache_size=5; BEGIN; UPDATE cell SET body = zeroblob(length(body))");
+    fs::copy(dir.join("database-journal"), dir.join("journal")).unwrap();
+    fs::copy(&database, dir.join("half-way")).unwrap();
+    sqlite::run(&conn, "ROLLBACK");
+    drop(conn);
+    fs::rename(dir.join("half-way"), database).unwrap();
 }

@@ -57,7 +57,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::authority::{Authority, WriteAuthority};
 use crate::env::{Env, File};
-use crate::error::{Error, IoContext};
+use crate::error::{Error, IoContext, chain};
 use crate::log::{LogError, LogOptions, RecordKind, Retention, TxLog};
 use crate::metrics::{DbMetrics, Metrics};
 use crate::sqlite::DbHeader;
@@ -249,7 +249,10 @@ impl Database {
             None => db.recover(mark),
         };
         if let Err(err) = recovered {
-            db.fail(crate::error::chain(&err));
+            db.fail(chain(&err));
+            if let Err(err) = db.take_as_it_is() {
+                tracing::error!(db = %db.name, err = chain(&err), "cannot look at the files");
+            }
         }
         db
     }
@@ -541,6 +544,10 @@ impl Database {
                 Err(err) => return Err(err),
             }
         }
+        self.remove_undo()
+    }
+
+    fn remove_undo(&self) -> Result<(), Error> {
         match self.env.remove_file(&self.paths.undo()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(e).at("remove", self.paths.undo())

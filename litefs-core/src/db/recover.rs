@@ -37,7 +37,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use crate::env::File;
-use crate::error::{Error, IoContext, chain};
+use crate::error::{Error, IoContext};
 use crate::log::{BlobReader, RecordKind, RecordMeta};
 use crate::ltx::{DecodeError, Decoder, page_checksum};
 use crate::sqlite::DbHeader;
@@ -52,8 +52,10 @@ use super::pages::{PageFiles, Source};
 use super::plan::{Logged, WalPages};
 
 impl Database {
-    /// Recovers the database. Errors are those of the disk; a database that can't be brought to a state
-    /// that the log knows becomes read-only.
+    /// Recovers the database.
+    ///
+    /// # Errors
+    /// Those of the disk; or it can't be brought to a state that the log knows.
     pub(super) fn recover(&self, mark: Option<Mark>) -> Result<(), Error> {
         let mut capture = self.capture.lock();
         let c = &mut *capture;
@@ -96,15 +98,33 @@ impl Database {
             self.publish_recovered(c, last.as_ref());
             return self.remove_remains();
         }
-        let outcome = self.agree(c, trusted, rolled_back);
-        if let Err(err) = outcome {
-            if err.raw_os_error().is_some() {
-                return Err(err);
-            }
-            self.fail(chain(&err));
-        }
+        self.agree(c, trusted, rolled_back)?;
         let last = self.log.lock().log.last().cloned();
         self.publish_recovered(c, last.as_ref());
+        Ok(())
+    }
+
+    /// After a recovery that has failed: what SQLite's files hold, whatever the log says. A snapshot may come and heal the
+    /// database, and is not to be mixed with an old WAL, nor rolled back by an old journal.
+    pub(super) fn take_as_it_is(&self) -> Result<(), Error> {
+        let mut capture = self.capture.lock();
+        let c = &mut *capture;
+        c.journal_hot = self.open_if_there(FileKind::Journal)?.is_some_and(|j| is_hot(j.as_ref()));
+        if let Some(file) = self.open_if_there(FileKind::Database)?
+            && let Ok(Some((header, count))) = self.read_header(file.as_ref())
+        {
+            (c.logged.page_size, c.logged.count) = (Some(header.page_size), count);
+        }
+        let wal = self.open_if_there(FileKind::Wal)?;
+        let tail = wal.as_ref().map(|wal| WalTail::open(wal.as_ref())).transpose();
+        c.wal = tail.at("read", self.paths.wal())?.flatten();
+        if let (Some(tail), Some(wal)) = (&mut c.wal, &wal) {
+            while let Some(tx) = tail.advance(wal.as_ref()).at("read", self.paths.wal())? {
+                (c.logged.page_size, c.logged.count) = (Some(tail.page_size()), tx.commit);
+                tail.accept(tx);
+            }
+        }
+        self.publish_recovered(c, self.log.lock().log.last());
         Ok(())
     }
 

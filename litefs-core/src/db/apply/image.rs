@@ -109,6 +109,7 @@ impl Database {
         };
         if self.len(FileKind::Database)?.is_none() {
             applier.session = None;
+            self.remove_remains()?;
             self.image_becomes_database(&path)?;
             let mut c = self.capture.lock();
             c.logged = logged_by(meta);
@@ -274,7 +275,13 @@ impl Image {
         db.note_log(&writer.log);
         drop(writer);
         // Whatever the files hold: the image comes next, even if it is of the same position.
-        db.capture.lock().logged.pos = None;
+        let mut c = db.capture.lock();
+        c.logged.pos = None;
+        if c.undo.is_none() {
+            // Left by a start that has failed.
+            db.remove_undo()?;
+        }
+        drop(c);
         db.diverged.store(false, Ordering::Release);
         *db.health.write() = Health::Ok;
         Ok(pos)
