@@ -135,16 +135,19 @@ async fn consul_itself_says_no_in_the_words_we_know() {
         leaser.acquire().await.unwrap_err()
     };
     let address = consul.address();
-    let short = err(format!("http://:m4ster@{address}")).await;
-    assert!(text(&short).contains("10s or more"), "{short}");
-    // It makes the token of those who have none a moment after its start, and doesn't know that one before either.
     let began = Instant::now();
-    let nobody = loop {
-        let nobody = err(consul.url()).await;
-        if !text(&nobody).contains("doesn't know this token") || began.elapsed() > LIMIT {
-            break nobody;
+    // It makes the tokens a moment after its start, also the one of those who have none, and doesn't know them before.
+    let of_known = |url: String| async move {
+        loop {
+            let err = err(url.clone()).await;
+            if !text(&err).contains("doesn't know this token") || began.elapsed() > LIMIT {
+                break err;
+            }
         }
     };
+    let short = of_known(format!("http://:m4ster@{address}")).await;
+    assert!(text(&short).contains("10s or more"), "{short}");
+    let nobody = of_known(consul.url()).await;
     assert!(text(&nobody).contains("key_prefix"), "{nobody}");
     let unknown = err(format!("http://:wr0ng@{address}")).await;
     assert!(text(&unknown).contains("doesn't know this token"), "{unknown}");

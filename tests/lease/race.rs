@@ -14,22 +14,33 @@ async fn either_the_old_primary_or_the_target_has_the_lease() {
     let (a, b) = (node(&consul, "a"), node(&consul, "b"));
     let mut random = Random::from_env();
     let (mut back, mut over) = (0, 0);
+    // Whoever has won gives the other one more of a start, so it stays a race on any machine.
+    let mut lead = 0;
     for round in 0..ROUNDS {
         let mut given = a.acquire().await.unwrap();
         given.renew(progress(1, round)).await.unwrap();
         let id = given.id().unwrap().to_owned();
-        let head_start = Duration::from_micros(random.below(4000));
-        let (reclaimed, taken) = tokio::join!(given.reclaim(), async {
-            tokio::time::sleep(head_start).await;
-            b.acquire_existing(&id).await
-        });
+        let ahead = lead + random.below(1000) as i64 - 500;
+        let after = |micros: i64| tokio::time::sleep(Duration::from_micros(micros.max(0) as u64));
+        let (reclaimed, taken) = tokio::join!(
+            async {
+                after(ahead).await;
+                given.reclaim().await
+            },
+            async {
+                after(-ahead).await;
+                b.acquire_existing(&id).await
+            }
+        );
         let (winner, name) = match (reclaimed, taken) {
             (Ok(()), Err(LeaseError::Expired | LeaseError::PrimaryExists)) => {
                 back += 1;
+                lead += STEP;
                 (given, "a")
             }
             (Err(LeaseError::PrimaryExists), Ok(lease)) => {
                 over += 1;
+                lead -= STEP;
                 assert_eq!(given.renew(progress(1, round)).await, Err(LeaseError::Expired));
                 (lease, "b")
             }
@@ -44,3 +55,5 @@ async fn either_the_old_primary_or_the_target_has_the_lease() {
 }
 
 const ROUNDS: u64 = 200;
+/// In microseconds.
+const STEP: i64 = 500;

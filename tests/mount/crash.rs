@@ -3,7 +3,6 @@
 //!
 //! `LITEFS_SEED` repeats a run as far as timing allows, `LITEFS_CRASH_ROUNDS` makes it longer.
 
-use std::env;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -35,7 +34,7 @@ const NO_JOURNAL: [Mode; 2] = [Mode::new("MEMORY", "FULL"), Mode::new("OFF", "FU
 
 /// Per test; there are three tests that kill the node and three that kill the application.
 fn rounds() -> usize {
-    env::var("LITEFS_CRASH_ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(50)
+    workload::rounds(50)
 }
 
 fn node(rounds: usize) -> Node {

@@ -1,6 +1,5 @@
 //! Nodes are killed while they replicate.
 
-use std::env;
 use std::fs;
 use std::mem;
 use std::process::Command;
@@ -19,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::{MODES, while_writing};
 
 fn rounds() -> usize {
-    env::var("LITEFS_CRASH_ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(25)
+    workload::rounds(25)
 }
 
 fn cluster() -> Cluster {

@@ -101,6 +101,10 @@ fn write_with(
     pause: Duration,
     said: &mut String,
 ) -> rusqlite::Result<Infallible> {
+    if conn.is_readonly("main")? {
+        // The mount came up between SQLite's attempts to open for writing and, as that had failed, for reading.
+        return Err(rusqlite::Error::InvalidPath(conn.path().unwrap_or_default().into()));
+    }
     conn.busy_timeout(Duration::from_secs(1))?;
     sqlite::try_run(conn, "PRAGMA synchronous=NORMAL")?;
     let mut insert = conn.prepare("INSERT INTO row(token) VALUES (?)")?;

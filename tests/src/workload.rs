@@ -9,6 +9,7 @@
 //! and complete if the last transaction is at least the last acknowledged one. Transactions are small,
 //! large enough to spill out of the tiny cache, rolled back, and mixed with checkpoints and VACUUM.
 
+use std::env;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,6 +20,11 @@ use crate::cluster::eventually;
 use crate::node::{LIMIT, Node};
 use crate::random::{Random, mix};
 use crate::sqlite;
+
+/// How often a test strikes: as often as `LITEFS_CRASH_ROUNDS` says.
+pub fn rounds(default: usize) -> usize {
+    env::var("LITEFS_CRASH_ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(default)
+}
 
 /// How SQLite is to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
