@@ -189,8 +189,8 @@ fn a_replica_whose_log_is_damaged_gets_a_snapshot() {
         let replica = &mut cluster.replicas[0].node;
         replica.stop();
         let dir = replica.backing("db");
-        damage(&dir.join("log"), what);
-        if mode.journal != "WAL" {
+        damage(&dir, what);
+        if mode.journal != "WAL" && what != Damage::Both {
             leave_hot_journal(&dir);
         }
         steps(&cluster, mode, random.any(), 20);
@@ -211,22 +211,29 @@ enum Damage {
     Lost,
     Cut,
     Garbage,
+    /// The database file is lost, too.
+    Both,
 }
 
-const DAMAGES: [Damage; 3] = [Damage::Lost, Damage::Cut, Damage::Garbage];
+const DAMAGES: [Damage; 4] = [Damage::Lost, Damage::Cut, Damage::Garbage, Damage::Both];
 
-fn damage(log: &Path, what: Damage) {
-    let entries = fs::read_dir(log).unwrap();
+fn damage(dir: &Path, what: Damage) {
+    let entries = fs::read_dir(dir.join("log")).unwrap();
     let mut segments: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     segments.sort();
     let last = segments.last().expect("a segment");
     match what {
-        Damage::Lost => segments.iter().for_each(|path| fs::remove_file(path).unwrap()),
+        Damage::Lost | Damage::Both => {
+            segments.iter().for_each(|path| fs::remove_file(path).unwrap());
+        }
         Damage::Cut => {
             let file = fs::OpenOptions::new().write(true).open(last).unwrap();
             file.set_len(file.metadata().unwrap().len() / 2).unwrap();
         }
         Damage::Garbage => fs::write(last, vec![0x5a; 10_000]).unwrap(),
+    }
+    if what == Damage::Both {
+        fs::remove_file(dir.join("database")).unwrap();
     }
 }
 

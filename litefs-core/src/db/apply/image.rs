@@ -24,6 +24,7 @@ use crate::types::{Checksum, PageCount, PageSize, Pgno, Pos};
 use super::change::{PageSink, Pages, Target};
 use super::direct::PageWriter;
 use super::{Applied, Applier};
+use crate::db::capture::Capture;
 use crate::db::peer::PeerFile;
 use crate::db::plan::Logged;
 use crate::db::recover::logged_by;
@@ -112,8 +113,9 @@ impl Database {
             self.remove_remains()?;
             self.image_becomes_database(&path)?;
             let mut c = self.capture.lock();
-            c.logged = logged_by(meta);
-            c.page_size = c.logged.page_size;
+            let (snapshots, logged) = (std::mem::take(&mut c.snapshots), logged_by(meta));
+            let (page_size, watch) = (logged.page_size, c.watch);
+            *c = Capture { logged, page_size, snapshots, watch, ..Capture::default() };
         } else if self.image_over(applier, from, image, &Target::of(meta))? == Applied::Waiting {
             return Ok(Applied::Waiting);
         } else {
