@@ -1,7 +1,8 @@
 //! The replica's end of `/halt` and `/tx`: asks for the halt lock, sends commits, gives the lock back.
 //!
 //! The engine is not async, and a commit waits for its answer: so a [`HaltClient`] has a runtime of its own, with one
-//! thread that keeps the connection alive between commits. The calls block, with a deadline each.
+//! thread that keeps the connection alive between commits. The calls block, with a deadline each. The last one may be made
+//! by anybody: who takes the lock away holds the client for a moment. So dropped by an async task, it blocks another thread.
 //!
 //! Invariant: a transaction is sent once. A connection that has ended is made anew before something is sent, never after.
 
@@ -9,6 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,7 +22,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use thiserror::Error;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -31,7 +33,10 @@ use crate::types::{DbName, Pos};
 
 /// A halt lock on a primary, which is given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct HaltClient {
+pub(crate) struct HaltClient(Arc<Client>);
+
+#[derive(Debug)]
+struct Client {
     /// There until the drop.
     runtime: Option<Runtime>,
     url: NodeUrl,
@@ -80,7 +85,7 @@ impl HaltClient {
             .enable_all()
             .build()?;
         let connection = Mutex::new(None);
-        let client = HaltClient {
+        let client = HaltClient(Arc::new(Client {
             runtime: Some(runtime),
             url,
             db: db.clone(),
@@ -89,16 +94,18 @@ impl HaltClient {
             sent,
             connection,
             abandoned: watch::Sender::new(false),
-        };
+        }));
         let until = Instant::now() + TTL;
         let left = give_up.saturating_duration_since(Instant::now());
         let target = format!("halt?name={}&id={id}", percent_encode(db.as_str()));
-        let text = client.call(Method::POST, &target, TxBody::empty(), left)?;
+        let text = client.0.call(Method::POST, &target, TxBody::empty(), left)?;
         let lock: LockText = serde_json::from_str(&text).map_err(|_| AskError::Answer)?;
         let pos = lock.pos.parse().map_err(|_| AskError::Answer)?;
         if lock.id == id { Ok((client, pos, until)) } else { Err(AskError::Answer) }
     }
+}
 
+impl Client {
     /// Sends a request and returns the text of a good answer.
     fn call(
         &self,
@@ -154,14 +161,26 @@ impl HaltClient {
             .map_err(|_| self.url.invalid())?;
         text_of(open.requests.send_request(request).await?).await
     }
+
+    fn give_back(&self) {
+        let target = format!("halt?name={}&id={}", percent_encode(self.db.as_str()), self.id);
+        if let Err(err) = self.call(Method::DELETE, &target, TxBody::empty(), RELEASE_TIMEOUT) {
+            self.leave(&err);
+        }
+    }
+
+    fn leave(&self, err: &dyn std::error::Error) {
+        tracing::info!(db = %self.db, %err, "the halt lock can't be given back, it ends by its expiry");
+    }
 }
 
 impl Forward for HaltClient {
     fn commit(&self, tx: Arc<Spool>) -> Result<Instant, ForwardError> {
         let until = Instant::now() + TTL;
-        let target = format!("tx?name={}&lockID={}", percent_encode(self.db.as_str()), self.id);
-        let body = TxBody { spool: Some(tx), offset: 0, sent: Some(self.sent.clone()) };
-        match self.call(Method::POST, &target, body, COMMIT_TIMEOUT) {
+        let client = &self.0;
+        let target = format!("tx?name={}&lockID={}", percent_encode(client.db.as_str()), client.id);
+        let body = TxBody { spool: Some(tx), offset: 0, sent: Some(client.sent.clone()) };
+        match client.call(Method::POST, &target, body, COMMIT_TIMEOUT) {
             Ok(_) => Ok(until),
             Err(ClientError::Refused { code: 423 | 507, text }) => Err(ForwardError::Refused(text)),
             Err(ClientError::Refused { code, text }) => {
@@ -172,16 +191,25 @@ impl Forward for HaltClient {
     }
 
     fn abandon(&self) {
-        self.abandoned.send_replace(true);
+        self.0.abandoned.send_replace(true);
     }
 }
 
 impl Drop for HaltClient {
     fn drop(&mut self) {
-        let target = format!("halt?name={}&id={}", percent_encode(self.db.as_str()), self.id);
-        if let Err(err) = self.call(Method::DELETE, &target, TxBody::empty(), RELEASE_TIMEOUT) {
-            tracing::info!(db = %self.db, %err, "the halt lock can't be given back, it ends by its expiry");
+        if Handle::try_current().is_err() {
+            return self.0.give_back();
         }
+        let client = Arc::clone(&self.0);
+        let thread = thread::Builder::new().name("litefs-unhalt".into());
+        if let Err(err) = thread.spawn(move || client.give_back()) {
+            self.0.leave(&err);
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
         *self.connection.lock() = None;
         if let Some(runtime) = self.runtime.take() {
             // Waits for nothing, so it may be dropped anywhere.

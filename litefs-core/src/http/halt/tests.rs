@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -12,9 +12,12 @@ use tower::ServiceExt;
 use super::*;
 use crate::db::{FileKind, OpenHow};
 use crate::env::SystemEnv;
+use crate::http::client::NodeUrl;
+use crate::http::forward::HaltClient;
 use crate::http::rig::{Rig, name};
 use crate::http::{NodeInfo, router};
 use crate::ltx::{Decoder, Encoder};
+use crate::metrics::Traffic;
 use crate::types::Checksum;
 
 async fn ask(
@@ -234,6 +237,20 @@ async fn local_commits_are_refused_meanwhile() {
     call(&rig, "DELETE", "/halt?name=db&id=1", Body::empty()).await;
     file.sync().unwrap();
     assert_eq!(db.pos().unwrap().txid.as_u64(), 2);
+}
+
+/// An async task may be the last to hold a lock that it takes away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_an_async_task_drops_is_given_back() {
+    let rig = Rig::primary().await;
+    rig.commit("db", 1);
+    let (url, sent) = (NodeUrl::parse(&rig.url).unwrap(), rig.store.metrics().sent(Traffic::Tx));
+    let give_up = Instant::now() + Duration::from_secs(10);
+    let asked = spawn_blocking(move || HaltClient::ask(url, OTHER, &name("db"), 1, sent, give_up));
+    let (lock, ..) = asked.await.unwrap().unwrap();
+    drop(lock);
+    let next = tokio::time::timeout(Duration::from_secs(5), halt(&rig, 2)).await;
+    assert_eq!(next.unwrap().0, 200);
 }
 
 #[tokio::test]
