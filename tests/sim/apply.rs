@@ -207,3 +207,16 @@ fn a_call_that_fails_anywhere_is_made_good_when_it_works_again() {
         }
     }
 }
+
+#[test]
+fn a_snapshot_that_is_yet_to_be_put_in_place_is_worth_waiting_for() {
+    let script = Script::new(&["CREATE TABLE t(x)", "INSERT INTO t VALUES (1)"]);
+    let db = replica(&open(&SimDisk::new(7))).unwrap();
+    assert!(matches!(db.snapshot(), Err(Error::NotFound { .. })));
+    for ltx in &script.steps {
+        db.receive(&mut ltx.as_slice()).unwrap();
+        assert!(matches!(db.snapshot(), Err(Error::Unsettled { .. })));
+        assert_eq!(db.apply_pending().unwrap(), Applied::All);
+        db.snapshot().unwrap();
+    }
+}

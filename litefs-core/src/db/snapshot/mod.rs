@@ -82,7 +82,11 @@ impl Database {
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         let mut capture = self.capture.lock();
         let c = &mut *capture;
-        let pos = c.logged.pos.ok_or_else(|| Error::NotFound { db: self.name.clone() })?;
+        let pos = c.logged.pos.ok_or_else(|| match self.last_pos() {
+            // A snapshot from the primary is about to be put in place.
+            Some(_) => Error::Unsettled { db: self.name.clone() },
+            None => Error::NotFound { db: self.name.clone() },
+        })?;
         self.drain()?;
         let snapshot = Snapshot {
             db: self.name.clone(),
