@@ -31,7 +31,8 @@ if [ "${#filter[@]}" -eq 0 ]; then
   say "format"
   cargo fmt --all --check
   say "lints"
-  cargo clippy --workspace --all-targets --locked -- -D warnings
+  # The profile of the tests, so that SQLite and other C code is compiled once for both.
+  cargo clippy --workspace --all-targets --locked --profile test -- -D warnings
   say "documentation"
   RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
   if command -v cargo-deny >/dev/null; then
@@ -41,8 +42,6 @@ if [ "${#filter[@]}" -eq 0 ]; then
 fi
 
 say "build"
-cargo build --release -p litefs-cli --locked
-say "build tests"
 cargo test --workspace --locked --no-run
 
 # Network namespaces are mounts, too.
@@ -50,9 +49,8 @@ mounts() { grep litefs-test- /proc/self/mounts | sort || true; }
 before=$(mounts)
 
 say "tests"
-# The tests of mounts start this binary, since that is what users run; unit tests run with debug assertions.
+# All with debug assertions, the daemons too.
 # Three at a time: many wait for a time-out, the others share the machine with the applications that use their mounts.
-export LITEFS_BIN=$PWD/target/release/litefs
 timeout --kill-after=30 900 cargo test --workspace --locked --no-fail-fast -- --test-threads=3 "${filter[@]}"
 
 say "nothing left behind"
