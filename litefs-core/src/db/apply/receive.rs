@@ -1,17 +1,18 @@
 //! A transaction that came from a primary: checked, then appended to the log.
 //!
 //! The bytes come from a network, at its speed: they are held aside ([`Spool`]) until they have all come and been checked, so that
-//! nothing waits for them. What this node's own applications have committed under the halt lock comes back by the
-//! stream, too, and is known already (see [`crate::db::halt`]).
+//! nothing waits for them; a snapshot's pages go to an image ([`super::image`]). What this node's own applications have
+//! committed under the halt lock comes back by the stream, too, and is known already (see [`crate::db::halt`]).
 
 use std::io::Read;
 
 use crate::db::Database;
 use crate::db::capture::Capture;
+use crate::db::import::fill;
 use crate::db::spool::{Spool, Tee};
 use crate::error::{Error, IoContext};
 use crate::log::{RecordKind, RecordMeta};
-use crate::ltx::{DecodeError, Decoder, Header, Trailer};
+use crate::ltx::{DecodeError, Decoder, HEADER_LEN, Header, Trailer};
 use crate::types::{Pgno, Pos};
 
 impl Database {
@@ -24,19 +25,24 @@ impl Database {
     /// `ltx` fails; I/O errors. Then the log is as before.
     pub fn receive(&self, ltx: &mut dyn Read) -> Result<Pos, Error> {
         let _apply = self.apply.lock();
-        let mut spool = Spool::new(self);
         let failed = |source| Error::Received { db: self.name.clone(), source };
-        let mut decoder = Decoder::new(Tee { from: ltx, to: &mut spool }).map_err(failed)?;
-        let header = *decoder.header();
-        if header.is_snapshot() {
-            return self
-                .receive_snapshot(header, |buf| decoder.next_page(buf).map_err(failed))
-                .and_then(|image| {
-                    let trailer = decoder.finish().map_err(failed)?;
-                    self.withdraw("a snapshot of the database has come");
-                    image.log(self, trailer.post_apply)
-                });
+        let mut head = [0; HEADER_LEN];
+        let n = fill(ltx, &mut head).map_err(|e| failed(DecodeError::Io(e)))?;
+        let head = &head[..n];
+        let mut whole = head.chain(ltx);
+        // Its pages go to an image, and needn't be held aside once more.
+        if Header::decode(head).is_ok_and(|header| header.is_snapshot()) {
+            let mut decoder = Decoder::new(whole).map_err(failed)?;
+            let header = *decoder.header();
+            let image =
+                self.receive_snapshot(header, |buf| decoder.next_page(buf).map_err(failed))?;
+            let trailer = decoder.finish().map_err(failed)?;
+            self.withdraw("a snapshot of the database has come");
+            return image.log(self, trailer.post_apply);
         }
+        let mut spool = Spool::new(self);
+        let decoder = Decoder::new(Tee { from: &mut whole, to: &mut spool }).map_err(failed)?;
+        let header = *decoder.header();
         // Whether this node has its own transaction already is known by the checksum at its end.
         if header.node_id != self.options.node_id {
             self.check_follows(&header)?;
