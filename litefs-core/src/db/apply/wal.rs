@@ -441,8 +441,8 @@ impl WalSession {
         }
         let copied = (|| {
             self.write_number(BACKFILL_ATTEMPTED, safe).map_err(in_shm)?;
-            self.wal.sync().map_err(|e| db.peer_error(e, "sync", FileKind::Wal))?;
-            db.sync_log()?;
+            let sync = || self.wal.sync().map_err(|e| db.peer_error(e, "sync", FileKind::Wal));
+            db.sync_with_log(sync)?;
             self.copy_home(db, info.backfill, safe, &header)?;
             if safe == header.max_frame {
                 self.database
@@ -486,14 +486,21 @@ impl WalSession {
         let Some(page_size) = header.page_size else { return Ok(()) };
         let frames = (from..).zip(&self.frames[from as usize..to as usize]);
         let newest: BTreeMap<Pgno, u32> = frames.map(|(frame, pgno)| (*pgno, frame)).collect();
+        let newest: Vec<_> =
+            newest.into_iter().filter(|(pgno, _)| header.page_count.contains(*pgno)).collect();
         let wal = db.file(FileKind::Wal)?;
         let mut writer = PageWriter::new(self.database.as_ref(), page_size);
         let failed = |e| db.peer_error(e, "write", FileKind::Database);
-        let mut page = vec![0; page_size.as_usize()];
-        for (pgno, frame) in newest.into_iter().filter(|(p, _)| header.page_count.contains(*p)) {
-            let offset = frame_offset(frame, page_size) + FRAME_HEADER_LEN as u64;
-            wal.read_exact_at(&mut page, offset).at("read", db.paths.wal())?;
-            writer.page(pgno, &page).map_err(failed)?;
+        let frame_len = FRAME_HEADER_LEN + page_size.as_usize();
+        let mut buf = Vec::new();
+        let runs = newest.chunk_by(|(_, frame), (_, next)| frame + 1 == *next);
+        for run in runs.flat_map(|run| run.chunks(MAX_WRITE / frame_len)) {
+            buf.resize(run.len() * frame_len, 0);
+            let offset = frame_offset(run[0].1, page_size);
+            wal.read_exact_at(&mut buf, offset).at("read", db.paths.wal())?;
+            for ((pgno, _), frame) in run.iter().zip(buf.chunks(frame_len)) {
+                writer.page(*pgno, &frame[FRAME_HEADER_LEN..]).map_err(failed)?;
+            }
         }
         writer.flush().map_err(failed)
     }
