@@ -322,7 +322,6 @@ fn io_kind(err: &io::Error) -> ErrorKind {
         io::ErrorKind::NotFound => ErrorKind::NotFound,
         io::ErrorKind::AlreadyExists => ErrorKind::Exists,
         io::ErrorKind::PermissionDenied => ErrorKind::NotPermitted,
-        io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
         io::ErrorKind::StorageFull => ErrorKind::NoSpace,
         io::ErrorKind::QuotaExceeded => ErrorKind::Quota,
         io::ErrorKind::FileTooLarge => ErrorKind::TooLarge,

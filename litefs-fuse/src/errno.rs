@@ -87,6 +87,13 @@ mod tests {
     }
 
     #[test]
+    fn a_file_system_that_became_read_only_is_a_fault_of_the_disk() {
+        let source = std::io::Error::from_raw_os_error(Errno::EROFS as i32);
+        let error = Error::Io { op: "write", path: "journal".into(), source };
+        assert_eq!(errno("write", "db-journal", &error), Errno::EROFS);
+    }
+
+    #[test]
     fn no_errno_of_a_disk_makes_the_kernel_remember_or_retry() {
         for raw in 0..200 {
             let errno = table(ErrorKind::Io, Some(raw));

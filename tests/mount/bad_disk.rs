@@ -70,6 +70,8 @@ impl ThinDisk {
     }
 
     fn detach(&mut self) {
+        // A dead mount holds the files that its process had handed to the kernel.
+        unmount(&self.node.path(""));
         // The kernel may hold a file of a dead process for another moment.
         let umount = || nix::mount::umount(self.node.data()).is_ok();
         assert!(eventually(LIMIT, umount), "in use");
@@ -140,14 +142,15 @@ fn strike(workload: &mut Workload, mut acknowledged: i64) -> i64 {
     panic!("the disk doesn't fail");
 }
 
-/// It is of the disk; or the log has failed first.
+/// It is of the disk; or the log, or the file system, has failed first.
 fn is_expected(err: &rusqlite::Error) -> bool {
-    let codes = [ErrorCode::DiskFull, ErrorCode::SystemIoFailure, ErrorCode::ReadOnly];
+    use ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+    let codes = [CannotOpen, DiskFull, ReadOnly, SystemIoFailure];
     err.sqlite_error_code().is_some_and(|code| codes.contains(&code))
 }
 
 /// Commits some, with space again; the last acknowledged transaction. What the kernel didn't write back earlier is told by a
-/// later fsync of the file, once. If that file is the log, nothing goes on.
+/// later fsync of the file, once. If that file is the log, nothing goes on; nor if it is the file system's own journal.
 #[track_caller]
 fn go_on(node: &Node, workload: &mut Workload, mut acknowledged: i64) -> i64 {
     let (mut committed, mut failed) = (0, 0);
@@ -161,8 +164,7 @@ fn go_on(node: &Node, workload: &mut Workload, mut acknowledged: i64) -> i64 {
         }
         if failed == FILES {
             // It may have said so in this moment.
-            check_reason(&node.process().line(GIVEN_UP, LIMIT).text);
-            break;
+            assert!(eventually(LIMIT, || gave_up(node)), "{}", node.process().output());
         }
     }
     acknowledged
@@ -171,12 +173,12 @@ fn go_on(node: &Node, workload: &mut Workload, mut acknowledged: i64) -> i64 {
 /// More than an application and the node write.
 const FILES: u32 = 8;
 
-/// Whether the node has said that it gives a database up until the next start, and why.
+/// Whether the node has said that it gives a database up until the next start, and why; or that the file system has given up.
 fn gave_up(node: &Node) -> bool {
     let output = node.process().output();
     assert!(node.process().is_running() && !output.contains("panicked"), "{output}");
     let said = output.lines().find(|line| line.contains(GIVEN_UP));
-    said.inspect(|line| check_reason(line)).is_some()
+    said.inspect(|line| check_reason(line)).is_some() || output.contains("Read-only file system")
 }
 
 const GIVEN_UP: &str = "database is read-only now";
