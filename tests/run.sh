@@ -31,10 +31,10 @@ if [ "${#filter[@]}" -eq 0 ]; then
   say "format"
   cargo fmt --all --check
   say "lints"
-  # The profile of the tests, so that SQLite and other C code is compiled once for both.
+  # The profile of the tests, so that SQLite and other C code is compiled once for all.
   cargo clippy --workspace --all-targets --locked --profile test -- -D warnings
   say "documentation"
-  RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+  RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --profile test --quiet
   if command -v cargo-deny >/dev/null; then
     say "licences, advisories, bans"
     cargo deny --all-features check

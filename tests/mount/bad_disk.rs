@@ -125,13 +125,13 @@ fn command(command: &mut Command) -> String {
 }
 
 /// Commits until that has failed some times; the last acknowledged transaction.
-fn strike(workload: &mut Workload, mut acknowledged: i64) -> i64 {
+fn strike(node: &Node, workload: &mut Workload, mut acknowledged: i64) -> i64 {
     let mut failed = 0;
     for _ in 0..2000 {
         match workload.step() {
             Ok(last) => acknowledged = last,
             Err(err) => {
-                assert!(is_expected(&err), "{err}");
+                assert!(is_expected(node, &err), "{err}");
                 failed += 1;
             }
         }
@@ -143,10 +143,13 @@ fn strike(workload: &mut Workload, mut acknowledged: i64) -> i64 {
 }
 
 /// It is of the disk; or the log, or the file system, has failed first.
-fn is_expected(err: &rusqlite::Error) -> bool {
+fn is_expected(node: &Node, err: &rusqlite::Error) -> bool {
     use ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
-    let codes = [CannotOpen, DiskFull, ReadOnly, SystemIoFailure];
-    err.sqlite_error_code().is_some_and(|code| codes.contains(&code))
+    match err.sqlite_error_code() {
+        Some(DiskFull | SystemIoFailure | ReadOnly) => true,
+        Some(CannotOpen) => eventually(LIMIT, || is_read_only(node)),
+        _ => false,
+    }
 }
 
 /// Commits some, with space again; the last acknowledged transaction. What the kernel didn't write back earlier is told by a
@@ -158,7 +161,7 @@ fn go_on(node: &Node, workload: &mut Workload, mut acknowledged: i64) -> i64 {
         match workload.step() {
             Ok(last) => (acknowledged, committed) = (last, committed + 1),
             Err(err) => {
-                assert!(is_expected(&err), "{err}");
+                assert!(is_expected(node, &err), "{err}");
                 failed += 1;
             }
         }
@@ -178,7 +181,12 @@ fn gave_up(node: &Node) -> bool {
     let output = node.process().output();
     assert!(node.process().is_running() && !output.contains("panicked"), "{output}");
     let said = output.lines().find(|line| line.contains(GIVEN_UP));
-    said.inspect(|line| check_reason(line)).is_some() || output.contains("Read-only file system")
+    said.inspect(|line| check_reason(line)).is_some() || is_read_only(node)
+}
+
+/// Whether the node has met a file system that has given up.
+fn is_read_only(node: &Node) -> bool {
+    node.process().output().contains("Read-only file system")
 }
 
 const GIVEN_UP: &str = "database is read-only now";
@@ -198,7 +206,7 @@ fn survives(mode: Mode) {
         let mut workload = Workload::open(&path, mode, random.any()).unwrap();
         let mut acknowledged = workload.steps(5).unwrap();
         disk.starve(random.below(2 << 20));
-        acknowledged = strike(&mut workload, acknowledged);
+        acknowledged = strike(&disk.node, &mut workload, acknowledged);
         disk.feed();
 
         let what = format!("{mode:?}, round {round}, acknowledged {acknowledged}");

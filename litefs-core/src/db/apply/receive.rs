@@ -31,9 +31,10 @@ impl Database {
         let head = &head[..n];
         let mut whole = head.chain(ltx);
         // Its pages go to an image, and needn't be held aside once more.
-        if Header::decode(head).is_ok_and(|header| header.is_snapshot()) {
+        if let Ok(header) = Header::decode(head)
+            && header.is_snapshot()
+        {
             let mut decoder = Decoder::new(whole).map_err(failed)?;
-            let header = *decoder.header();
             let image =
                 self.receive_snapshot(header, |buf| decoder.next_page(buf).map_err(failed))?;
             let trailer = decoder.finish().map_err(failed)?;

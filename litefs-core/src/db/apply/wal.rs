@@ -27,7 +27,7 @@ use crate::sqlite::locks::{
     PENDING_BYTE, SHARED_FIRST, SHARED_SIZE, WAL_CKPT_LOCK, WAL_DMS, WAL_NREADER, WAL_RECOVER_LOCK,
     WAL_WRITE_LOCK, wal_read_lock,
 };
-use crate::sqlite::wal::{FRAME_HEADER_LEN, frame_offset};
+use crate::sqlite::wal::{FRAME_HEADER_LEN, frame_len, frame_offset};
 use crate::sqlite::wal_hash::{BLOCK_LEN, Block};
 use crate::sqlite::wal_index::CHECKPOINT_INFO_OFFSET;
 use crate::sqlite::{ByteOrder, Chain, CheckpointInfo, FrameHeader, WalHeader, WalIndexHeader};
@@ -485,13 +485,13 @@ impl WalSession {
     ) -> Result<(), Error> {
         let Some(page_size) = header.page_size else { return Ok(()) };
         let frames = (from..).zip(&self.frames[from as usize..to as usize]);
+        let frames = frames.filter(|(_, pgno)| header.page_count.contains(**pgno));
         let newest: BTreeMap<Pgno, u32> = frames.map(|(frame, pgno)| (*pgno, frame)).collect();
-        let newest: Vec<_> =
-            newest.into_iter().filter(|(pgno, _)| header.page_count.contains(*pgno)).collect();
+        let newest: Vec<_> = newest.into_iter().collect();
         let wal = db.file(FileKind::Wal)?;
         let mut writer = PageWriter::new(self.database.as_ref(), page_size);
         let failed = |e| db.peer_error(e, "write", FileKind::Database);
-        let frame_len = FRAME_HEADER_LEN + page_size.as_usize();
+        let frame_len = frame_len(page_size) as usize;
         let mut buf = Vec::new();
         let runs = newest.chunk_by(|(_, frame), (_, next)| frame + 1 == *next);
         for run in runs.flat_map(|run| run.chunks(MAX_WRITE / frame_len)) {

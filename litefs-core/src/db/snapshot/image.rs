@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::env::File;
 use crate::error::{Error, IoContext};
-use crate::sqlite::wal::{FRAME_HEADER_LEN, WAL_HEADER_LEN};
+use crate::sqlite::wal::{WAL_HEADER_LEN, frame_len};
 use crate::types::{DbName, PageCount, Pgno};
 
 use crate::db::pages::{PageFiles, Source};
@@ -155,7 +155,7 @@ impl Image {
 
     /// The pages whose frames overlap `bytes` of the WAL.
     fn frames_in(&self, bytes: &Range<u64>) -> impl Iterator<Item = Pgno> {
-        let frame_len = FRAME_HEADER_LEN as u64 + u64::from(self.files.page_size.as_u32());
+        let frame_len = frame_len(self.files.page_size);
         let frame = |index: u64| u32::try_from(index).unwrap_or(u32::MAX);
         let first = bytes.start.saturating_sub(WAL_HEADER_LEN as u64) / frame_len;
         let end = bytes.end.saturating_sub(WAL_HEADER_LEN as u64).div_ceil(frame_len);
